@@ -30,13 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    gc.unfreeze()
     os.close(config.stash[_stderr])
-
-
-def pytest_collection_finish() -> None:
-    """Let the collector ignore all that exists before the first test: a collection after each test is then quick."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -81,6 +76,7 @@ def leaves_nothing_behind() -> Iterator[None]:
     loop_errors = _LoopErrors()
     asyncio_log = logging.getLogger("asyncio")
     asyncio_log.addHandler(loop_errors)
+    gc.freeze()  # the collection below looks only at what the test made, and so takes no time
     before = leaks.Held.now()
 
     yield
