@@ -143,7 +143,8 @@ class Graph:
                 continue
             if found is not None and not issubclass(state, found):
                 raise WorkflowValidationError(
-                    f"{self.name}: steps name the states {found.__name__} and {state.__name__}; let one extend the other"
+                    f"{self.name}: steps name the states {found.__name__} and {state.__name__}"
+                    "; let one extend the other"
                 )
             found = state
         return found

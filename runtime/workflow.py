@@ -72,14 +72,14 @@ class Workflow:
         """Build the workflow and check it.
 
         Args:
-            timeout: Seconds that a run may be at work; time spent waiting for a person does not count. None for no
-            limit. disable_validation: Skip the checks of the graph. The signatures are always checked. verbose: Print
-            what the steps do; to the logger `greenroom.verbose` where one listens. num_concurrent_runs: How many runs
-            of this object may go on at once; further ones wait in line. None for no limit. runtime: Where to run;
-            None for that of the `with Runtime()` block around, or the default one. workflow_name: A name for messages
-            and snapshots; by default the class's module and qualified name. skip_graph_checks: Checks to leave out:
-            "reachability", "terminal_event", "dead_end". on_stuck: What to do with a run that nothing can end any
-            more: "fail" it, or "wait" for somebody outside.
+            timeout: Seconds that a run may be at work; time spent waiting for a person does not count. None: no limit.
+            disable_validation: Skip the checks of the graph. The signatures are always checked.
+            verbose: Print what the steps do, or log it to `greenroom.verbose` where somebody listens.
+            num_concurrent_runs: How many runs of this object may go on at once; further ones wait. None: no limit.
+            runtime: Where to run; None for that of the `with Runtime()` block around, or the default one.
+            workflow_name: A name for messages and snapshots; by default the class's module and qualified name.
+            skip_graph_checks: Checks to leave out: "reachability", "terminal_event", "dead_end".
+            on_stuck: What to do with a run that nothing can end any more: "fail" it, or "wait" for somebody outside.
 
         Raises:
             WorkflowConfigurationError: If there is not exactly one kind of start event and one kind of stop event.
