@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 
     from greenroom.actors.dispatcher import Dispatcher
 
-__all__ = ["BATCH", "PooledActor", "Ref", "Reply", "Terminated", "here"]
+__all__ = ["PooledActor", "Ref", "Reply", "Terminated", "here"]
 
-BATCH = 64
 logger = logging.getLogger("greenroom.actors")
 _numbers = itertools.count(1)
 
@@ -205,6 +204,7 @@ class PooledActor(pykka.Actor):
     def __init__(self, dispatcher: Dispatcher) -> None:
         # Not super().__init__(): a uuid4 and an Event an actor would cost more than a short run.
         self.dispatcher = dispatcher
+        self._batch = dispatcher.batch
         self.scheduled = False
         self.actor_urn = f"urn:greenroom:{next(_numbers)}"
         self.actor_inbox = Mailbox(self)
@@ -262,7 +262,7 @@ class PooledActor(pykka.Actor):
         inbox = self.actor_inbox
         outer, here.actor = here.actor, self
         try:
-            for _ in range(BATCH):
+            for _ in range(self._batch):
                 try:
                     envelope = inbox.get()
                 except IndexError:

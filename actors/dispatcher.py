@@ -90,6 +90,7 @@ class Dispatcher(Protocol):
     """Gives turns, threads and time. Every method may be called from any thread."""
 
     closed: bool
+    batch: int  # how many messages an actor may handle in one turn
 
     def schedule(self, actor: PooledActor) -> None:
         """Give the actor a turn soon."""
@@ -108,6 +109,9 @@ class Dispatcher(Protocol):
 
     def wait(self, waitable: Waitable, timeout: float | None = None) -> bool:
         """Block the calling thread until it is done, at most `timeout` seconds; return whether it is."""
+
+    def drive(self, waitable: Waitable) -> None:
+        """Do the work that leads to it, where no thread of the dispatcher does; called before it is awaited."""
 
     def now(self) -> float:
         """Return the time, in seconds of a clock that does not go back."""

@@ -63,6 +63,8 @@ class _Lane:
 class PoolDispatcher:
     """Multiplexes actors and bodies over threads that it starts when they are needed and keeps for reuse."""
 
+    batch = 64
+
     def __init__(self, max_threads: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Make a dispatcher; no thread starts before the first message.
 
@@ -159,6 +161,9 @@ class PoolDispatcher:
             with self._lock:
                 self._running += 1
         return waitable.is_done()
+
+    def drive(self, waitable: Waitable) -> None:
+        """The workers do it."""
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ class _Body:
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and await its answer."""
-        return await await_reply(self.supervisor.ask(fact, block=False))
+        return await await_reply(self.supervisor.ask(fact, block=False), self._actor.dispatcher)
 
 
 class _AsyncBody(_Body):

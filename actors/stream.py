@@ -150,7 +150,7 @@ class Subscription:
                 return event
             if ended:
                 raise StopAsyncIteration
-            await await_reply(self._ask_more())
+            await await_reply(self._ask_more(), self._dispatcher)
 
     def _read(self) -> tuple[Event | None, bool]:
         log = self._log
@@ -174,8 +174,9 @@ class Subscription:
         return reply
 
 
-async def await_reply(reply: Reply) -> Any:
+async def await_reply(reply: Reply, dispatcher: Dispatcher) -> Any:
     """Await an answer on whatever loop is running. Cancelling the await cancels nothing else."""
+    dispatcher.drive(reply)
     if not reply.done:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()

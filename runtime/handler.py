@@ -49,7 +49,7 @@ class RunLink:
     async def ask_async(self, fact: Any) -> Any:
         """Hand over a fact and await its answer."""
         self.runtime.check_process()
-        return await await_reply(self.supervisor.ask(fact, block=False))
+        return await await_reply(self.supervisor.ask(fact, block=False), self.runtime.dispatcher)
 
     @property
     def is_running(self) -> bool:
@@ -156,6 +156,8 @@ class Handler(concurrent.futures.Future[Any]):
     async def _await_end(self) -> None:
         if not self.done():
             self._link.runtime.check_process()
+            self._link.runtime.dispatcher.drive(self)
+        if not self.done():
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import threading
 import weakref
 from contextvars import ContextVar, Token
@@ -130,6 +131,10 @@ class Runtime:
                 f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: start"
                 " the run in the child, whose default runtime is its own"
             )
+
+    def new_run_id(self) -> str:
+        """Return an id that no other run has, in any process."""
+        return secrets.token_hex(8)
 
     def _end_all(self, error: RuntimeShutdownError) -> None:
         for handler in list(self.runs.values()):

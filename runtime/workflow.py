@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import secrets
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, cast
 
@@ -169,7 +168,7 @@ class Workflow:
             raise WorkflowRuntimeError(f"{type(self).__name__}.__init__ must call super().__init__()")
         runtime = self._runtime or current_runtime()
         runtime.check_usable()
-        state, resumes = self._state_for(ctx, run_id or secrets.token_hex(6))
+        state, resumes = self._state_for(ctx, run_id or runtime.new_run_id())
         beginning: RunStarted | RunResumed
         if resumes:
             if start_event is not None or kwargs:
