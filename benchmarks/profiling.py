@@ -21,7 +21,8 @@ from benchmarks.worker import set_up, take_round
 
 INTERVAL = 0.001
 SECONDS = 3.0
-TOP = 12
+THREADS = 8
+FUNCTIONS = 12
 
 
 @dataclass
@@ -51,7 +52,8 @@ def profile(row: Row, size: int) -> str:
     wall = time.perf_counter() - began
     head = f"{row.name}: {wall:.2f} s in all, {value:.3e} {row.unit} a unit while sampled"
     busiest_first = sorted(seen.values(), key=lambda thread: thread.cpu[0] - thread.cpu[-1])
-    return "\n".join([head, *(describe(thread, wall) for thread in busiest_first)])
+    others = f"\nand {len(seen) - THREADS} more threads" if len(seen) > THREADS else ""
+    return "\n".join([head, *(describe(thread, wall) for thread in busiest_first[:THREADS]), others])
 
 
 def _sample_until(stop: threading.Event, seen: dict[int, Seen]) -> None:
@@ -106,5 +108,5 @@ def describe(thread: Seen, wall: float) -> str:
     samples = thread.own.total()
     lines = [f"\nthread {thread.name}: {cpu:.2f} s of CPU ({cpu / wall:.0%}){sleeps}, {samples:,} samples"]
     for title, counts in (("in", thread.own), ("under", thread.under)):
-        lines += [f"  {title:5} {count / samples:4.0%}  {where}" for where, count in counts.most_common(TOP)]
+        lines += [f"  {title:5} {count / samples:4.0%}  {where}" for where, count in counts.most_common(FUNCTIONS)]
     return "\n".join(lines)

@@ -44,9 +44,9 @@ class Result:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as much the peer needs, or None when a side is missing."""
+        """How many times as much the peer needs; None when a side is missing, or when we need nothing."""
         ours, peer = self.ours.value, self.peer.value if self.peer else None
-        return peer / ours if ours and peer is not None else None
+        return None if ours is None or peer is None or ours <= 0 else peer / ours
 
     @property
     def met(self) -> bool | None:
@@ -68,7 +68,7 @@ def faster(times: float) -> Target:
 
 def value_at_most(limit: float, text: str) -> Target:
     """Our figure is at most `limit`, in the row's unit."""
-    return Target(text, lambda result: (result.ours.value or 0.0) <= limit)
+    return Target(text, lambda result: result.ours.value is not None and result.ours.value <= limit)
 
 
 def note_at_most(note: str, limit: float) -> Target:
