@@ -28,7 +28,7 @@ def cells(result: Result) -> tuple[str, ...]:
         result.row.what,
         _figure(result.ours, result.row.unit),
         _figure(result.peer, result.row.unit) if result.peer else "-",
-        f"{ratio:.1f}x" if ratio is not None else "-",
+        "-" if ratio is None else f"{ratio:.1f}x" if ratio < 1000 else "> 1,000x",
         result.row.target.text,
         {True: "met", False: "NOT MET", None: "-"}[met],
     )

@@ -51,6 +51,9 @@ class SideBySide(Row):
     def ours(self) -> Measure:
         from greenroom import Context, Event, StartEvent, StopEvent, Workflow, step
 
+        class Begin(StartEvent):
+            jobs: int
+
         class Job(Event):
             of: int
 
@@ -61,7 +64,7 @@ class SideBySide(Row):
             sleepers = Sleepers()
 
             @step
-            def send(self, ctx: Context, ev: StartEvent) -> Job | None:
+            def send(self, ctx: Context, ev: Begin) -> Job | None:
                 for _ in range(ev.jobs):
                     ctx.send_event(Job(of=ev.jobs))
                 return None
@@ -91,6 +94,9 @@ class SideBySide(Row):
         from workflows import Context, Workflow, step
         from workflows.events import Event, StartEvent, StopEvent
 
+        class Begin(StartEvent):
+            jobs: int
+
         class Job(Event):
             of: int
 
@@ -101,7 +107,7 @@ class SideBySide(Row):
             sleepers = Sleepers()
 
             @step
-            async def send(self, ctx: Context, ev: StartEvent) -> Job | None:
+            async def send(self, ctx: Context, ev: Begin) -> Job | None:
                 for _ in range(ev.jobs):
                     ctx.send_event(Job(of=ev.jobs))
                 return None

@@ -25,6 +25,9 @@ class FanOut100(Row):
     def ours(self) -> Measure:
         from greenroom import Context, Event, StartEvent, StopEvent, Workflow, step
 
+        class Begin(StartEvent):
+            count: int
+
         class Item(Event):
             number: int
             of: int
@@ -35,7 +38,7 @@ class FanOut100(Row):
 
         class FanOut(Workflow):
             @step
-            def send(self, ctx: Context, ev: StartEvent) -> Item | None:
+            def send(self, ctx: Context, ev: Begin) -> Item | None:
                 for number in range(ev.count):
                     ctx.send_event(Item(number=number, of=ev.count))
                 return None
@@ -64,6 +67,9 @@ class FanOut100(Row):
         from workflows import Context, Workflow, step
         from workflows.events import Event, StartEvent, StopEvent
 
+        class Begin(StartEvent):
+            count: int
+
         class Item(Event):
             number: int
             of: int
@@ -74,7 +80,7 @@ class FanOut100(Row):
 
         class FanOut(Workflow):
             @step
-            async def send(self, ctx: Context, ev: StartEvent) -> Item | None:
+            async def send(self, ctx: Context, ev: Begin) -> Item | None:
                 for number in range(ev.count):
                     ctx.send_event(Item(number=number, of=ev.count))
                 return None

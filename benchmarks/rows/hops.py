@@ -24,12 +24,15 @@ class DefHop(Row):
     def ours(self) -> Measure:
         from greenroom import Event, StartEvent, StopEvent, Workflow, step
 
+        class Begin(StartEvent):
+            left: int
+
         class Hop(Event):
             left: int
 
         class Chain(Workflow):
             @step
-            def hop(self, ev: StartEvent | Hop) -> Hop | StopEvent:
+            def hop(self, ev: Begin | Hop) -> Hop | StopEvent:
                 return Hop(left=ev.left - 1) if ev.left else StopEvent()
 
         workflow = Chain(timeout=None)
@@ -45,12 +48,15 @@ class DefHop(Row):
         from workflows import Workflow, step
         from workflows.events import Event, StartEvent, StopEvent
 
+        class Begin(StartEvent):
+            left: int
+
         class Hop(Event):
             left: int
 
         class Chain(Workflow):
             @step
-            def hop(self, ev: StartEvent | Hop) -> Hop | StopEvent:
+            def hop(self, ev: Begin | Hop) -> Hop | StopEvent:
                 return Hop(left=ev.left - 1) if ev.left else StopEvent()
 
         workflow = Chain(timeout=None)
@@ -76,12 +82,15 @@ class AsyncHop(Row):
     def ours(self) -> Measure:
         from greenroom import Event, StartEvent, StopEvent, Workflow, step
 
+        class Begin(StartEvent):
+            left: int
+
         class Hop(Event):
             left: int
 
         class Chain(Workflow):
             @step
-            async def hop(self, ev: StartEvent | Hop) -> Hop | StopEvent:
+            async def hop(self, ev: Begin | Hop) -> Hop | StopEvent:
                 return Hop(left=ev.left - 1) if ev.left else StopEvent()
 
         workflow = Chain(timeout=None)
@@ -97,12 +106,15 @@ class AsyncHop(Row):
         from workflows import Workflow, step
         from workflows.events import Event, StartEvent, StopEvent
 
+        class Begin(StartEvent):
+            left: int
+
         class Hop(Event):
             left: int
 
         class Chain(Workflow):
             @step
-            async def hop(self, ev: StartEvent | Hop) -> Hop | StopEvent:
+            async def hop(self, ev: Begin | Hop) -> Hop | StopEvent:
                 return Hop(left=ev.left - 1) if ev.left else StopEvent()
 
         workflow = Chain(timeout=None)

@@ -32,6 +32,10 @@ class RetainedMemory(Row):
     def ours(self) -> Measure:
         from greenroom import Event, StartEvent, StopEvent, Workflow, step
 
+        class Begin(StartEvent):
+            at: int
+            end: int
+
         class Hop(Event):
             at: int
             end: int
@@ -40,7 +44,7 @@ class RetainedMemory(Row):
             slope = Slope(0)
 
             @step
-            def hop(self, ev: StartEvent | Hop) -> Hop | StopEvent:
+            def hop(self, ev: Begin | Hop) -> Hop | StopEvent:
                 self.slope.look(ev.at)
                 return Hop(at=ev.at + 1, end=ev.end) if ev.at < ev.end else StopEvent()
 
@@ -58,6 +62,10 @@ class RetainedMemory(Row):
         from workflows import Workflow, step
         from workflows.events import Event, StartEvent, StopEvent
 
+        class Begin(StartEvent):
+            at: int
+            end: int
+
         class Hop(Event):
             at: int
             end: int
@@ -66,7 +74,7 @@ class RetainedMemory(Row):
             slope = Slope(0)
 
             @step
-            async def hop(self, ev: StartEvent | Hop) -> Hop | StopEvent:
+            async def hop(self, ev: Begin | Hop) -> Hop | StopEvent:
                 self.slope.look(ev.at)
                 return Hop(at=ev.at + 1, end=ev.end) if ev.at < ev.end else StopEvent()
 

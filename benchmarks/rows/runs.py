@@ -23,9 +23,12 @@ class OneStepRun(Row):
     def ours(self) -> Measure:
         from greenroom import StartEvent, StopEvent, Workflow, step
 
+        class Begin(StartEvent):
+            number: int
+
         class One(Workflow):
             @step
-            def only(self, ev: StartEvent) -> StopEvent:
+            def only(self, ev: Begin) -> StopEvent:
                 return StopEvent(result=ev.number)
 
         workflow = One(timeout=None)
@@ -42,9 +45,12 @@ class OneStepRun(Row):
         from workflows import Workflow, step
         from workflows.events import StartEvent, StopEvent
 
+        class Begin(StartEvent):
+            number: int
+
         class One(Workflow):
             @step
-            async def only(self, ev: StartEvent) -> StopEvent:
+            async def only(self, ev: Begin) -> StopEvent:
                 return StopEvent(result=ev.number)
 
         workflow = One(timeout=None)

@@ -27,15 +27,19 @@ class Stream1(Row):
     def ours(self) -> Measure:
         from greenroom import Context, Event, Handler, StartEvent, StopEvent, Workflow, step
 
+        class Begin(StartEvent):
+            events: int
+
         class Progress(Event):
             number: int
 
         class Writer(Workflow):
             began = 0.0
+            all_ready = Barrier(1)
 
             @step
-            def write(self, ctx: Context, ev: StartEvent) -> StopEvent:
-                ev.all_ready.wait()
+            def write(self, ctx: Context, ev: Begin) -> StopEvent:
+                self.all_ready.wait()
                 self.began = perf_counter()
                 for number in range(ev.events):
                     ctx.write_event_to_stream(Progress(number=number))
@@ -49,9 +53,9 @@ class Stream1(Row):
             return sum(1 for _ in stream)
 
         def measure(events: int) -> float:
-            all_ready = Barrier(self.readers + 1)
+            all_ready = workflow.all_ready = Barrier(self.readers + 1)
             with ThreadPoolExecutor(self.readers) as pool:
-                handler = workflow.run(events=events, all_ready=all_ready)
+                handler = workflow.run(events=events)
                 reading = [pool.submit(read, handler, all_ready) for _ in range(self.readers)]
                 counts = [reader.result() for reader in reading]
                 seconds = perf_counter() - workflow.began
@@ -66,6 +70,9 @@ class Stream1(Row):
         from workflows import Context, Workflow, step
         from workflows.events import Event, StartEvent, StopEvent
 
+        class Begin(StartEvent):
+            events: int
+
         class Progress(Event):
             number: int
 
@@ -73,7 +80,7 @@ class Stream1(Row):
             began = 0.0
 
             @step
-            async def write(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            async def write(self, ctx: Context, ev: Begin) -> StopEvent:
                 self.began = perf_counter()
                 for number in range(ev.events):
                     ctx.write_event_to_stream(Progress(number=number))
