@@ -1,0 +1,24 @@
+"""The rows of the table, in the order in which they are printed."""
+
+from __future__ import annotations
+
+from benchmarks.row import Row
+from benchmarks.rows.blocking import SideBySide
+from benchmarks.rows.fan_out import FanOut100, FanOut1000, FanOut10000
+from benchmarks.rows.hops import AsyncHop, DefHop
+from benchmarks.rows.memory import RetainedMemory
+from benchmarks.rows.runs import OneStepRun
+from benchmarks.rows.streams import Stream1, Stream50
+
+ROWS: tuple[type[Row], ...] = (
+    DefHop,
+    AsyncHop,
+    OneStepRun,
+    FanOut100,
+    FanOut1000,
+    FanOut10000,
+    Stream1,
+    Stream50,
+    SideBySide,
+    RetainedMemory,
+)
