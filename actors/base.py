@@ -131,11 +131,11 @@ class Ref(pykka.ActorRef["PooledActor"]):
 
     def tell(self, message: Any) -> None:
         """Send a message."""
-        self.actor_inbox.put(Envelope(message))
+        self.actor_inbox.put(message)
 
     def tell_control(self, message: Any) -> None:
         """Send a message on the control lane, ahead of those that wait."""
-        cast("Mailbox", self.actor_inbox).put_control(Envelope(message))
+        cast("Mailbox", self.actor_inbox).put_control(message)
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a message and wait for the answer; with `block=False` return the `Reply`.
@@ -260,52 +260,54 @@ class PooledActor(pykka.Actor):
 
     def _run_turn(self) -> None:
         inbox = self.actor_inbox
+        control, user = inbox.control, inbox.user
         outer, here.actor = here.actor, self
+        item: Any = None
         try:
             for _ in range(self._batch):
-                try:
-                    envelope = inbox.get()
-                except IndexError:
+                if control:
+                    item = control.popleft()
+                elif user:
+                    item = user.popleft()
+                else:
                     break
-                self._handle(envelope)
-                del envelope
+                if type(item) is Envelope:
+                    self._handle(item)
+                else:
+                    self.on_receive(item)
+            item = None  # or the last message would live until this frame ends
             if not self.actor_stopped.is_set():
-                self._guard(self.on_turn_end)
+                self.on_turn_end()
+        except BaseException as error:
+            # A handler must not be able to end the thread, nor any actor but its own. Once the actor has stopped,
+            # whoever rejects what is late may empty a lane between our look and our popleft.
+            if not self.actor_stopped.is_set():
+                self._fail(error)
         finally:
+            item = None
             here.actor = outer
             self._turn.release()
-        if not inbox.empty():
+        if control or user:
             if self.actor_stopped.is_set():
                 inbox.reject_all()
             elif not self.scheduled:
                 self.dispatcher.schedule(self)
 
     def _handle(self, envelope: Envelope[Any]) -> None:
-        message, reply = envelope.message, envelope.reply_to
+        message, reply = envelope.message, cast("Reply", envelope.reply_to)
+        if reply is None:
+            self.on_receive(message)
+            return
         try:
-            if reply is None:
-                self.on_receive(message)
-            elif isinstance(message, _ActorStop):
+            if isinstance(message, _ActorStop):
                 self._end(None)
                 reply.set(None)
             else:
-                self.on_ask(message, cast("Reply", reply))
-        except Exception as error:
-            if reply is None:
-                self._fail(error)
-            else:
-                reply.set_exception((type(error), error, None))
+                self.on_ask(message, reply)
         except BaseException as error:
-            # A handler must not be able to end the thread, nor any actor but its own.
-            if reply is not None:
-                reply.set_exception((type(error), error, None))
-            self._fail(error)
-
-    def _guard(self, hook: Callable[[], None]) -> None:
-        try:
-            hook()
-        except BaseException as error:
-            self._fail(error)
+            reply.set_exception((type(error), error, None))
+            if not isinstance(error, Exception):
+                raise
 
     def _fail(self, error: BaseException) -> None:
         logger.error("%s failed and has stopped", self, exc_info=error)

@@ -194,15 +194,20 @@ class PoolDispatcher:
         self.closed = True
         self._timer.end(timeout)
         self._loop.end(max(0.0, deadline - time.monotonic()))
+        self._inlet.put(_EXIT)  # Each worker that takes it passes it on.
         with self._lock:
             threads = [thread for thread in self._threads if thread is not threading.current_thread()]
-        for _ in threads:
-            self._inlet.put(_EXIT)
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        while not self._inlet.empty():
-            item = self._inlet.get()
-            if item is not _EXIT and item is not _WAKE:
+        # What was put in before `closed` was seen: from now on turns run on the thread that sends.
+        for _ in range(self._inlet.qsize()):
+            try:
+                item = self._inlet.get_nowait()
+            except queue.Empty:
+                break
+            if item is _EXIT:
+                self._inlet.put(_EXIT)
+            elif item is not _WAKE:
                 item.run_turn()
 
     # -- workers -------------------------------------------------------------------------------------------------------
@@ -247,12 +252,15 @@ class PoolDispatcher:
                     except queue.Empty:
                         continue
                 elif (self._bodies or self._unlimited) and (body := self._take_body(lane)) is not None:
-                    self._run_body(body, lane, thread, name)
+                    self._run_body(body, lane, thread)
                     del body
                     continue
                 else:
+                    thread.name = name  # while it ran bodies, it bore the name of the last
                     item = self._stand_by()
                 if item is _EXIT:
+                    if self.closed:
+                        inlet.put(_EXIT)
                     return
                 if item is _WAKE:
                     with self._lock:
@@ -308,15 +316,15 @@ class PoolDispatcher:
             self._spawn()
         return body
 
-    def _run_body(self, body: Body, lane: _Lane, thread: threading.Thread, name: str) -> None:
+    def _run_body(self, body: Body, lane: _Lane, thread: threading.Thread) -> None:
         lane.open = False
-        thread.name = body.label
+        if thread.name != body.label:
+            thread.name = body.label
         try:
             body.run()
         except BaseException:
             logger.exception("a callback failed")
         finally:
-            thread.name = name
             lane.open = True
             with self._lock:
                 self._awake += 1

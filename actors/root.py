@@ -1,115 +1,124 @@
-"""The root supervisor of a runtime: it admits runs, watches their supervisors, and drains them at the end."""
+"""The root supervisor of a runtime: it admits runs that share a limit, hears of supervisors that fail, and drains.
+
+A run without a limit needs nobody's leave: it begins at once, and the root hears of it only if its supervisor fails or
+the runtime is drained. `runs` is shared with the runtime, which enters a run before it begins; the run takes itself out
+when it ends. Only single dict operations are used on it.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher
-from greenroom.actors.supervisor import Finisher
 from greenroom.errors import RuntimeShutdownError, WorkflowRuntimeError
-from greenroom.facts import CancelAsked, DrainAsked, RunResumed, RunStarted
+from greenroom.facts import CancelAsked, DrainAsked, Outcome, RunResumed, RunStarted
 from greenroom.run_state import failed_outcome
 
-__all__ = ["Drain", "RootSupervisor", "RunAdmitted", "RunEnded"]
+__all__ = ["Drain", "RootSupervisor", "Run", "RunAdmitted", "RunEnded"]
+
+
+class Run(Protocol):
+    """What the root knows of a run: its handler."""
+
+    run_id: str
+    supervisor: Ref
+
+    def has_ended(self) -> bool:
+        """Return whether the run has its outcome. True before the root is told `RunEnded`."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take the outcome, if there is none yet."""
 
 
 class RunAdmitted(NamedTuple):
     """A run wants to begin.
 
     Attributes:
-        run_id: Its id.
-        supervisor: Its supervisor.
+        run: The run.
         beginning: The fact that begins it.
-        finisher: What is told if the supervisor itself fails.
         group: The runs that share a limit.
-        limit: How many of the group may go on at once, or None.
+        limit: How many of the group may go on at once.
     """
 
-    run_id: str
-    supervisor: Ref
+    run: Run
     beginning: RunStarted | RunResumed
-    finisher: Finisher
     group: int
-    limit: int | None
+    limit: int
 
 
 class RunEnded(NamedTuple):
-    """A run has its outcome."""
+    """A run has its outcome. Told for runs with a limit, and for all while the runtime is drained."""
 
-    run_id: str
+    run: Run
 
 
 class Drain(NamedTuple):
-    """Asks that no run begins any more and that those which go on end when they come to rest.
+    """Asks that the runs end when they come to rest. Answered when none of them is left."""
 
-    Answered when none is left.
-    """
-
+    runs: Mapping[str, Run]
     error: RuntimeShutdownError
 
 
 class RootSupervisor(PooledActor):
-    """Owns the table of runs, and for each group with a limit the line of those that wait to begin."""
+    """Owns, for each group with a limit, the runs that go on and the line of those that wait to begin."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, runs: Mapping[str, Run]) -> None:
         super().__init__(dispatcher)
-        self._runs: dict[str, RunAdmitted] = {}
-        self._going: dict[int, int] = {}
+        self._runs = runs
+        self._going: dict[int, set[str]] = {}
         self._lines: dict[int, deque[RunAdmitted]] = {}
-        self._draining: Drain | None = None
+        self._groups: dict[str, int] = {}
+        self._undrained: dict[str, Run] | None = None
         self._drained: list[Reply] = []
 
     def on_receive(self, message: Any) -> None:
-        """Begin a run or put it in line, or take the next one when a run has ended."""
+        """Let a run begin or put it in line, or let the next one begin when a run has ended."""
         match message:
             case RunAdmitted():
-                self._runs[message.run_id] = message
-                if self._draining is not None:
-                    message.supervisor.tell_control(CancelAsked(self._draining.error))
-                elif message.limit is None:
-                    message.supervisor.tell(message.beginning)
-                elif self._going.get(message.group, 0) < message.limit:
+                self._groups[message.run.run_id] = message.group
+                if len(self._going.get(message.group, ())) < message.limit:
                     self._begin(message)
                 else:
                     self._lines.setdefault(message.group, deque()).append(message)
             case RunEnded():
-                self._forget(message.run_id)
+                self._forget(message.run)
             case Terminated():
                 self._supervisor_ended(message)
 
     def on_ask(self, message: Drain, reply: Reply) -> None:
         """Drain."""
-        self._draining = message
-        waiting = {run.run_id for line in self._lines.values() for run in line}
-        for run_id, run in list(self._runs.items()):
+        undrained = self._undrained = {id: run for id, run in message.runs.items() if not run.has_ended()}
+        waiting = {admitted.run.run_id for line in self._lines.values() for admitted in line}
+        for run_id, run in undrained.items():
             fact = CancelAsked(message.error) if run_id in waiting else DrainAsked(message.error)
             run.supervisor.tell_control(fact)
         self._drained.append(reply)
         self._answer_drained()
 
-    def _begin(self, run: RunAdmitted) -> None:
-        self._going[run.group] = self._going.get(run.group, 0) + 1
-        run.supervisor.tell(run.beginning)
+    def _begin(self, admitted: RunAdmitted) -> None:
+        self._going.setdefault(admitted.group, set()).add(admitted.run.run_id)
+        admitted.run.supervisor.tell(admitted.beginning)
 
-    def _forget(self, run_id: str) -> None:
-        run = self._runs.pop(run_id, None)
-        if run is None:
-            return
-        if run.limit is not None:
-            line = self._lines.get(run.group)
-            if line is not None and run in line:
-                line.remove(run)
-            else:
-                self._going[run.group] -= 1
+    def _forget(self, run: Run) -> None:
+        group = self._groups.pop(run.run_id, None)
+        if group is not None:
+            going, line = self._going.get(group, set()), self._lines.get(group, deque())
+            if run.run_id in going:
+                going.remove(run.run_id)
                 if line:
                     self._begin(line.popleft())
+            else:
+                line.remove(next(admitted for admitted in line if admitted.run is run))
             if not line:
-                self._lines.pop(run.group, None)
-            if not self._going.get(run.group):
-                self._going.pop(run.group, None)
-        self._answer_drained()
+                self._lines.pop(group, None)
+            if not going:
+                self._going.pop(group, None)
+        if self._undrained is not None:
+            self._undrained.pop(run.run_id, None)
+            self._answer_drained()
 
     def _supervisor_ended(self, message: Terminated) -> None:
         for run in list(self._runs.values()):
@@ -117,11 +126,11 @@ class RootSupervisor(PooledActor):
                 reason = message.reason or RuntimeError("it was stopped")
                 error = WorkflowRuntimeError(f"the supervisor of run '{run.run_id}' has failed: {reason!r}")
                 error.__cause__ = message.reason
-                run.finisher.finish(failed_outcome(error))
-                self._forget(run.run_id)
+                run.finish(failed_outcome(error))
+                self._forget(run)
 
     def _answer_drained(self) -> None:
-        if not self._runs:
+        if not self._undrained:
             for reply in self._drained:
                 reply.set(None)
             self._drained.clear()

@@ -13,12 +13,12 @@ import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.stream import await_reply
-from greenroom.context import AsyncContext, Context, _current
+from greenroom.context import AsyncContext, Context, ContextCore, current_step
 from greenroom.errors import StepCancelled, WorkflowRuntimeError
 from greenroom.facts import CancelInvocation, Failed, Finished, StartInvocation
 from greenroom.graph import Graph
@@ -63,7 +63,7 @@ class StepActor(PooledActor):
         self.label = f"{run_id}/{spec.name}"
         self.variables = variables
         self.call = _binder(spec, function)
-        self.in_flight: dict[tuple[int, int], _Body] = {}
+        self.in_flight: dict[int, _Body] = {}
         self._execute = dispatcher.execute_async if spec.is_async else dispatcher.execute
         self._body_class = _AsyncBody if spec.is_async else _Body
 
@@ -71,29 +71,42 @@ class StepActor(PooledActor):
         """Start a body, or cancel one."""
         if isinstance(message, StartInvocation):
             body = self._body_class(self, message.invocation, message.attempt)
-            self.in_flight[message.invocation.number, message.attempt] = body
+            self.in_flight[message.invocation.number] = body
             self._execute(body)  # type: ignore[arg-type]  # the dispatcher's method and the body's class go together
         else:
-            cancelled = self.in_flight.pop((message.invocation, message.attempt), None)
+            cancelled = self.in_flight.pop(message.invocation, None)
             if cancelled is not None:
                 cancelled.cancel()
 
 
-def _binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    """Return a function of context and event that calls the step with the parameters that it names."""
+def _binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[_Body], Any]:
+    """Return a function of a body that calls the step with the parameters that it names."""
     event, context = spec.event_parameter, spec.context_parameter
     if context is None:
-        return lambda _, ev: function(**{event: ev})
-    return lambda ctx, ev: function(**{context: ctx, event: ev})
+        return lambda body: function(**{event: body.invocation.event})
+    return lambda body: function(**{context: body.context, event: body.invocation.event})
 
 
 class _Body:
     """One attempt at an invocation of a `def` step. It is also the port of the context that the step is given."""
 
-    __slots__ = ("_actor", "attempt", "cancelled", "fact", "graph", "invocation", "label", "run_id", "supervisor")
+    __slots__ = (
+        "_actor",
+        "_context",
+        "attempt",
+        "cancelled",
+        "fact",
+        "graph",
+        "invocation",
+        "label",
+        "run_id",
+        "supervisor",
+    )
+    context_class: ClassVar[type[ContextCore[Any]]] = Context
 
     def __init__(self, actor: StepActor, invocation: Invocation, attempt: int) -> None:
         self._actor = actor
+        self._context: Any = None
         self.invocation = invocation
         self.attempt = attempt
         self.cancelled = False
@@ -111,7 +124,7 @@ class _Body:
             return
         actor = self._actor
         try:
-            event = actor.variables.copy().run(self._call, Context._of_step(self))
+            event = actor.variables.copy().run(self._call)
             actor.spec.check_return(event)
             self.fact = Finished(self.invocation.number, self.attempt, event)
         except BaseException as error:
@@ -120,7 +133,8 @@ class _Body:
 
     def report(self) -> None:
         """Tell the supervisor how it ended."""
-        self._actor.in_flight.pop((self.invocation.number, self.attempt), None)
+        if not self.cancelled:
+            self._actor.in_flight.pop(self.invocation.number, None)
         if self.fact is not None:
             self.supervisor.tell(self.fact)
 
@@ -128,9 +142,16 @@ class _Body:
         """Say that the result is no longer wanted. A thread cannot be stopped: the step looks at `ctx.cancelled`."""
         self.cancelled = True
 
-    def _call(self, context: Any) -> Event | None:
-        _current.set(context)
-        result: Event | None = self._actor.call(context, self.invocation.event)
+    @property
+    def context(self) -> Any:
+        """The context that the step is given, made when it is first wanted."""
+        if self._context is None:
+            self._context = self.context_class._of_step(self)
+        return self._context
+
+    def _call(self) -> Event | None:
+        current_step.set(self)
+        result: Event | None = self._actor.call(self)
         return result
 
     def _note_failure(self, error: BaseException) -> None:
@@ -175,14 +196,14 @@ class _AsyncBody(_Body):
     """One attempt at an invocation of an `async def` step."""
 
     __slots__ = ("_loop", "_task")
+    context_class: ClassVar[type[ContextCore[Any]]] = AsyncContext
 
     def create_task(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         """Begin the step's coroutine."""
         variables = self._actor.variables.copy()
-        context = AsyncContext._of_step(self)
-        variables.run(_current.set, context)
+        variables.run(current_step.set, self)
         self._loop = loop
-        self._task: asyncio.Task[None] = loop.create_task(self._main(context), name=self.label, context=variables)
+        self._task: asyncio.Task[None] = loop.create_task(self._main(), name=self.label, context=variables)
         return self._task
 
     def cancel(self) -> None:
@@ -192,10 +213,10 @@ class _AsyncBody(_Body):
         if task is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(task.cancel)
 
-    async def _main(self, context: Any) -> None:
+    async def _main(self) -> None:
         try:
             if not self.cancelled:
-                event = await self._actor.call(context, self.invocation.event)
+                event = await self._actor.call(self)
                 self._actor.spec.check_return(event)
                 self.fact = Finished(self.invocation.number, self.attempt, event)
         except BaseException as error:

@@ -20,11 +20,15 @@ from greenroom.facts import (
     Answer,
     BecameQuiet,
     CancelInvocation,
+    CollectAsked,
     Crashed,
     DropTimer,
     EventArrived,
+    EventSent,
+    EventWritten,
     Fact,
     Finish,
+    Finished,
     Outcome,
     Publish,
     RunResumed,
@@ -90,6 +94,7 @@ class RunSupervisor(PooledActor):
         super().__init__(dispatcher)
         self.log = StreamLog(state.published)
         self.stream = StreamActor.start(dispatcher, self.log)
+        self._now = dispatcher.now
         self._state = state
         self._functions = functions
         self._variables = variables
@@ -107,7 +112,9 @@ class RunSupervisor(PooledActor):
 
     def on_receive(self, message: Any) -> None:
         """Take a fact in."""
-        if type(message) is TimerDue:
+        if type(message) in _FACTS_AT_WORK and self._begun:
+            self._apply(message)
+        elif type(message) is TimerDue:
             serial, _ = self._timers.get(message.key, (-1, None))
             if serial == message.serial:
                 del self._timers[message.key]
@@ -139,7 +146,7 @@ class RunSupervisor(PooledActor):
 
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""
-        if self._begun and not self._ended and self._state.is_quiet and self.actor_inbox.empty():
+        if not self._state.invocations and self._begun and not self._ended and self.actor_inbox.empty():
             self._apply(BecameQuiet())
         if self._published or (self._exposed and self._state.notes):
             self._flush()
@@ -154,7 +161,7 @@ class RunSupervisor(PooledActor):
     # -- orders --------------------------------------------------------------------------------------------------------
 
     def _apply(self, fact: Fact) -> None:
-        for effect in self._state.apply(fact, self.dispatcher.now()):
+        for effect in self._state.apply(fact, self._now()):
             _ORDERS[type(effect)](self, effect)
 
     def _start_invocation(self, effect: StartInvocation) -> None:
@@ -234,6 +241,10 @@ _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
     Answer: RunSupervisor._answer,
     Finish: RunSupervisor._finish,
 }
+
+
+# Most messages are these: they need no second look.
+_FACTS_AT_WORK = frozenset({Finished, EventSent, EventWritten, CollectAsked})
 
 
 def _engine_failure(ref: Ref, reason: BaseException) -> GreenroomError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from greenroom.retry import RetryInfo
     from greenroom.run_state import Invocation
 
-__all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store"]
+__all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
 
 S = TypeVar("S")
 
@@ -55,6 +55,10 @@ class StepPort(RunPort, Protocol):
     invocation: Invocation
     attempt: int
     cancelled: bool
+
+    @property
+    def context(self) -> Any:
+        """The context that the step is given."""
 
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
@@ -99,7 +103,7 @@ class RestingPort:
         return []
 
 
-_current: ContextVar[ContextCore[Any]] = ContextVar("greenroom_step_context")
+current_step: ContextVar[StepPort] = ContextVar("greenroom_step")
 
 
 class ContextCore(ContextBase, Generic[S]):
@@ -143,10 +147,10 @@ class ContextCore(ContextBase, Generic[S]):
         Raises:
             ContextStateError: If no step is running in this thread or task.
         """
-        context = _current.get(None)
-        if context is None:
+        port = current_step.get(None)
+        if port is None:
             raise ContextStateError("get_step_context() works only while a step runs, in the thread or task it runs in")
-        return context
+        return port.context
 
     # -- within a step -------------------------------------------------------------------------------------------------
 

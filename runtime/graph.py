@@ -31,6 +31,7 @@ class Graph:
         stop_event_class: The one class of event that ends a run.
         events: Every class of event that a step takes or returns.
         asks_people: Whether a step takes an event that only somebody outside can send.
+        has_async_steps: Whether a step is an `async def`, so that a run needs the event loop.
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
     """
 
@@ -51,6 +52,7 @@ class Graph:
         self.start_event_class, self.stop_event_class = self._find_ends()
         self.asks_people = any(issubclass(cls, HumanResponseEvent) for cls in accepted)
         self.state_type = self._find_state_type()
+        self.has_async_steps = any(spec.is_async for spec in self.steps.values())
 
     def route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
         """Return the steps that an event of this class goes to, in alphabetical order.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,7 @@ from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunEnded
 from greenroom.actors.stream import StreamLog, Subscription, await_reply, settle
 from greenroom.actors.supervisor import ExposeInternal, Inspect
-from greenroom.context import Context, ContextCore, _current
+from greenroom.context import Context, ContextCore, current_step
 from greenroom.errors import DeadlockError, WorkflowRuntimeError
 from greenroom.events import Event, StopEvent
 from greenroom.facts import CancelAsked, DeadLetter, Outcome
@@ -72,6 +73,8 @@ class Handler(concurrent.futures.Future[Any]):
     Attributes:
         run_id: The run's id.
         ctx: The run's context, for its store and for running it again.
+        supervisor: The address of the run's supervisor.
+        is_limited: Whether the run counts towards `num_concurrent_runs`.
 
     Example:
         >>> from greenroom import StartEvent, StopEvent, Workflow, step
@@ -89,13 +92,14 @@ class Handler(concurrent.futures.Future[Any]):
     ctx: Any
     _context_class: type[ContextCore[Any]] = Context
 
-    def __init__(self, link: RunLink, log: StreamLog, stream: Ref, *, needs_loop: bool) -> None:
+    def __init__(self, link: RunLink, log: StreamLog, stream: Ref) -> None:
         super().__init__()
         self.run_id = link.run_id
+        self.supervisor = link.supervisor
+        self.is_limited = False
         self._link = link
         self._log = log
         self._stream = stream
-        self._needs_loop = needs_loop
         self._outcome: Outcome | None = None
         self._traceback: Any = None
         self._position = log.first_offset - 1
@@ -242,7 +246,7 @@ class Handler(concurrent.futures.Future[Any]):
 
     def finish(self, outcome: Outcome) -> None:
         """Take the outcome. Called by the supervisor, in its turn."""
-        if self.done():
+        if self._outcome is not None:
             return
         self._outcome = outcome
         runtime = self._link.runtime
@@ -252,7 +256,12 @@ class Handler(concurrent.futures.Future[Any]):
         else:
             self._traceback = outcome.error.__traceback__
             self.set_exception(outcome.error)
-        runtime.root.tell(RunEnded(self.run_id))
+        if self.is_limited or runtime.draining:
+            runtime.root.tell(RunEnded(self))
+
+    def has_ended(self) -> bool:
+        """Return whether the run has its outcome."""
+        return self._outcome is not None
 
     def end(self, error: BaseException) -> None:
         """End the run as cancelled, with this error as its result. Called at the runtime's shutdown."""
@@ -264,7 +273,8 @@ class Handler(concurrent.futures.Future[Any]):
 
     def block(self, timeout: float | None) -> None:
         """Block until the run has ended. `Dispatcher.wait` calls it."""
-        concurrent.futures.wait([self], timeout)
+        with contextlib.suppress(TimeoutError):
+            super().exception(timeout)
 
     def _wait(self, timeout: float | None) -> None:
         if self.done():
@@ -281,15 +291,14 @@ class Handler(concurrent.futures.Future[Any]):
     def _refuse_to_block(self, call: str) -> None:
         self._link.runtime.check_process()
         self._refuse_within_own_step(call)
-        if self._needs_loop and self._link.runtime.dispatcher.on_loop_thread():
+        if self._link.graph.has_async_steps and self._link.runtime.dispatcher.on_loop_thread():
             raise DeadlockError(
                 f"{call} would block the event loop that the async steps of run '{self.run_id}' need: await the"
                 " handler, or use `async for`"
             )
 
     def _refuse_within_own_step(self, call: str) -> None:
-        context = _current.get(None)
-        port = None if context is None else context._step
+        port = current_step.get(None)
         if port is not None and getattr(port, "supervisor", None) is self._link.supervisor:
             raise DeadlockError(
                 f"{call} within step '{port.invocation.spec.name}' would wait for its own run '{self.run_id}' for ever:"

@@ -75,7 +75,7 @@ MAX_NOTES = 1_000
 RUN_TIMER = ("run",)
 
 OnStuck = Literal["fail", "wait"]
-Note = tuple[int, Callable[..., Event], tuple[Any, ...]]
+Note = tuple[Any, ...]  # offset, how to build the event, and with what
 
 
 class Invocation:
@@ -369,7 +369,7 @@ class RunState:
             self._end(Outcome("cancelled", WorkflowCancelledEvent(), self._drain_error), effects)
             return
         self._idle_noted = True
-        self.notes.append((self.published, WorkflowIdleEvent, ()))
+        self.notes.append((self.published, WorkflowIdleEvent))
         may_go_on = self.graph.asks_people or self.open_inputs or self._delayed
         if self.on_stuck == "fail" and not may_go_on:
             self._fail(WorkflowStuckError(self._describe_stuck()), effects)
@@ -399,7 +399,7 @@ class RunState:
         self.dead_letters.append(DeadLetter(event, reason, step))
 
     def _note_unhandled(self, event: Event, step: str | None) -> None:
-        self.notes.append((self.published, _unhandled, (type(event), step, not self.invocations)))
+        self.notes.append((self.published, _unhandled, type(event), step, not self.invocations))
 
     # -- invocations ---------------------------------------------------------------------------------------------------
 
@@ -418,7 +418,7 @@ class RunState:
         else:
             lane.queue.append(invocation)
         self.notes.append(
-            (self.published, _state_changed, (lane.name, StepState.PREPARING, None, type(invocation.event), None))
+            (self.published, _state_changed, lane.name, StepState.PREPARING, None, type(invocation.event), None)
         )
 
     def _start(self, invocation: Invocation, worker: int, now: float, effects: list[Effect]) -> None:
@@ -428,7 +428,7 @@ class RunState:
         if invocation.first_started_at is None:
             invocation.first_started_at = now
         self.notes.append(
-            (self.published, _state_changed, (spec.name, StepState.RUNNING, worker, type(invocation.event), None))
+            (self.published, _state_changed, spec.name, StepState.RUNNING, worker, type(invocation.event), None)
         )
         effects.append(StartInvocation(invocation, invocation.attempt))
         if spec.options.timeout is not None:
@@ -440,8 +440,16 @@ class RunState:
         worker, invocation.worker = invocation.worker, None
         assert worker is not None
         spec = invocation.spec
-        arguments = (spec.name, StepState.NOT_RUNNING, worker, type(invocation.event), output)
-        self.notes.append((self.published, _state_changed, arguments))
+        note = (
+            self.published,
+            _state_changed,
+            spec.name,
+            StepState.NOT_RUNNING,
+            worker,
+            type(invocation.event),
+            output,
+        )
+        self.notes.append(note)
         if spec.options.timeout is not None:
             effects.append(DropTimer(("step", invocation.number, invocation.attempt)))
         if self.store.is_contended:
@@ -657,8 +665,8 @@ def _answer_into(effects: list[Effect]) -> Callable[[Any, Any, BaseException | N
 
 def read_note(note: Note) -> Event:
     """Build the internal event that a note stands for."""
-    _, build, arguments = note
-    return build(*arguments)
+    event: Event = note[1](*note[2:])
+    return event
 
 
 def _state_changed(name: str, state: StepState, worker: int | None, event: type[Event], output: str | None) -> Event:

@@ -7,6 +7,7 @@ only single operations are used, from any thread.
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import secrets
 import threading
@@ -47,6 +48,7 @@ class Runtime:
     Attributes:
         dispatcher: The threads and the clock.
         runs: The handlers of the runs that have not ended, by run id.
+        draining: Whether it is being shut down, so that no run may begin.
 
     Example:
         >>> from greenroom import Runtime, StartEvent, StopEvent, Workflow, step
@@ -79,9 +81,12 @@ class Runtime:
 
     def _begin(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
-        self.root = RootSupervisor.start(dispatcher)
         self.runs: dict[str, Handler] = {}
+        self.root = RootSupervisor.start(dispatcher, self.runs)
+        self.draining = False
         self._process = os.getpid()
+        self._id_prefix = secrets.token_hex(6)
+        self._id_numbers = itertools.count(1)
         self._tokens: list[Token[Runtime | None]] = []
         _living.add(self)
 
@@ -108,7 +113,10 @@ class Runtime:
             return
         error = RuntimeShutdownError("the runtime was shut down before the run had ended")
         try:
-            drained = self.root.ask(Drain(error), block=False)
+            # In this order: a run that begins enters `runs` before it looks at `draining`, and one that ends leaves
+            # `runs` before it does.
+            self.draining = True
+            drained = self.root.ask(Drain(self.runs.copy(), error), block=False)
             finished = self.dispatcher.wait(drained, timeout)
         except BaseException:
             self._end_all(error)
@@ -121,7 +129,7 @@ class Runtime:
     def check_usable(self) -> None:
         """Raise if no run can begin here: after the shutdown, or in a forked child."""
         self.check_process()
-        if self.dispatcher.closed:
+        if self.draining:
             raise RuntimeShutdownError("this Runtime has been shut down; make a new one, or use the default one")
 
     def check_process(self) -> None:
@@ -134,7 +142,7 @@ class Runtime:
 
     def new_run_id(self) -> str:
         """Return an id that no other run has, in any process."""
-        return secrets.token_hex(8)
+        return f"{self._id_prefix}-{next(self._id_numbers)}"
 
     def _end_all(self, error: RuntimeShutdownError) -> None:
         for handler in list(self.runs.values()):
@@ -146,9 +154,9 @@ def default_runtime() -> Runtime:
     """Return the process's own runtime, made on first use and shut down at exit."""
     global _default
     runtime = _default
-    if runtime is None or runtime.dispatcher.closed:
+    if runtime is None or runtime.draining:
         with _default_lock:
-            if _default is None or _default.dispatcher.closed:
+            if _default is None or _default.draining:
                 _default = Runtime()
             runtime = _default
     return runtime

@@ -188,7 +188,6 @@ class Workflow:
             link,
             supervisor.log,
             supervisor.stream,
-            needs_loop=any(spec.is_async for spec in self._graph.steps.values()),
         )
         supervisor.finisher = handler
         if ctx is not None:
@@ -196,12 +195,17 @@ class Workflow:
             handler.ctx = ctx
         if runtime.runs.setdefault(state.run_id, handler) is not handler:
             raise WorkflowRuntimeError(f"a run with the id '{state.run_id}' is going on; choose another run_id")
+        if runtime.draining:
+            del runtime.runs[state.run_id]
+            runtime.check_usable()
         supervisor.watch(runtime.root)
         if self._verbose:
             runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
-        runtime.root.tell(
-            RunAdmitted(state.run_id, supervisor.actor_ref, beginning, handler, id(self), self._num_concurrent_runs)
-        )
+        if self._num_concurrent_runs is None:
+            supervisor.actor_ref.tell(beginning)
+        else:
+            handler.is_limited = True
+            runtime.root.tell(RunAdmitted(handler, beginning, id(self), self._num_concurrent_runs))
         return handler
 
     def _state_for(self, ctx: Any, run_id: str) -> tuple[RunState, bool]:
