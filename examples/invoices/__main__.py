@@ -31,9 +31,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", nargs="?", type=Path, default=INBOX, help="the invoices (default: the example's own)")
     parser.add_argument(
-        "--output", type=Path, default=Path("out/invoices"), help="where to write (default: %(default)s)"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("out/invoices"),
+        help="where to write (default: %(default)s)",
     )
-    parser.add_argument("--limit", type=_euros, default=Decimal(10_000), help="in euros (default: %(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=_euros,
+        metavar="EUR",
+        default=Decimal(10_000),
+        help="the largest sum that needs no approval (default: %(default)s)",
+    )
     answer = parser.add_mutually_exclusive_group()
     answer.add_argument(
         "--approve", dest="answer", action="store_const", const="approved", help="answer yes beforehand"

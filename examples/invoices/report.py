@@ -93,8 +93,8 @@ def _duplicate(invoice: Invoice, earlier: Invoice) -> str:
 
 def summary(report: Report) -> str:
     """The report as text for a person."""
-    files = len(report.accepted) + len(report.rejected)
-    text = [f"{files} files: {len(report.accepted)} accepted, {len(report.rejected)} rejected", "", "Accepted"]
+    accepted, rejected = len(report.accepted), len(report.rejected)
+    text = [f"Files: {accepted + rejected}, accepted {accepted}, rejected {rejected}", "", "Accepted"]
     width = max((len(payable.file) for payable in report.accepted), default=0)
     for payable in report.accepted:
         amount, eur = show(payable.total, payable.currency), show(payable.eur, "EUR")

@@ -73,7 +73,7 @@ class Screen:
         """Ask the person at the terminal, until the answer is one of those offered."""
         self._bar.stop()
         total, limit = show(request.total_eur, "EUR"), show(request.limit_eur, "EUR")
-        self.line(f"\nThe accepted invoices come to {total}, above the limit of {limit}.")
+        self.line(f"\nThe {request.accepted} accepted invoices come to {total}, above the limit of {limit}.")
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             self.line("There is no terminal to ask: held for approval. Run again with --approve or --reject.")
             return "held"

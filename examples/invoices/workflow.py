@@ -47,6 +47,7 @@ class Progress(Event):
 class ApprovalRequired(InputRequiredEvent):
     """Asks a person: may this sum be paid?"""
 
+    accepted: int
     total_eur: Decimal
     limit_eur: Decimal
 
@@ -108,7 +109,7 @@ class InvoiceWorkflow(Workflow):
         if report.payment == "within limit":
             return Done(report=report)
         ctx.store.set("report", report)
-        return ApprovalRequired(total_eur=report.total_eur, limit_eur=report.limit_eur)
+        return ApprovalRequired(accepted=len(report.accepted), total_eur=report.total_eur, limit_eur=report.limit_eur)
 
     @step
     def decide(self, ctx: Context[State], ev: Approval) -> Done:

@@ -173,7 +173,7 @@ def test_a_sum_one_cent_above_the_limit_is_held() -> None:
     assert make_report([Invoice(**FIELDS, file="a.json")], Decimal("4.94")).payment == "held"
     nothing = make_report([Rejection(file="a.txt", reason="no")], Decimal(0))
     assert (nothing.total_eur, nothing.payment) == (Decimal(0), "within limit")
-    assert "1 files: 0 accepted, 1 rejected" in summary(nothing)
+    assert "Files: 1, accepted 0, rejected 1" in summary(nothing)
 
 
 # The command.
@@ -279,7 +279,7 @@ def test_without_a_terminal_the_sum_is_held_and_both_reports_are_written(tmp_pat
     assert written(tmp_path) == expected_report("held")
 
     text = (tmp_path / "summary.txt").read_text(encoding="utf-8")
-    assert "23 files: 16 accepted, 7 rejected" in text
+    assert "Files: 23, accepted 16, rejected 7" in text
     for file, reason in REJECTED.items():
         assert f"  {file}\n    {reason}\n" in text
     assert "       EUR 21,938.93  in all\n" in text
