@@ -1,0 +1,1 @@
+"""The actors that run a workflow: dispatcher, supervisor, steps, stream, timer."""

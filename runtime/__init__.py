@@ -1,0 +1,1 @@
+"""Greenroom: an actor-model workflow engine."""
