@@ -1,1 +1,1 @@
-"""The actors that run a workflow: dispatcher, supervisor, steps, stream, timer."""
+"""The cast: the actors that carry a run, and the dispatcher that gives them threads."""

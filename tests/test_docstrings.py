@@ -6,8 +6,9 @@ import doctest
 import importlib
 import pkgutil
 
-import greenroom
 import pytest
+
+import greenroom
 
 
 def module_names() -> list[str]:

@@ -1,0 +1,332 @@
+"""The dispatcher that programs run on: a small elastic pool of threads.
+
+Threads. A worker runs turns of actors, which never block, and bodies of steps, which may. While it runs a body it is of
+no use to actors; so before it enters one it makes sure that another worker is awake or stands by, and starts one if
+need be. With that rule kept by the workers, a thread outside only has to put an actor into the inlet, a single C call
+that no KeyboardInterrupt can tear apart. A worker keeps the actors that it schedules itself in its own lane, so that
+a chain of steps stays on one thread and wakes nobody: waking a thread costs more than a hop.
+
+The main thread never runs a turn, since a KeyboardInterrupt may strike there between any two instructions.
+
+State. `_lock` protects the counters `_awake`, `_idle`, `_running`, `_waking` and `_threads`; it is held for a few lines
+and never while a turn, a body or a callback runs. `_bodies` and `_unlimited` are deques, appended to by any thread.
+- `_awake`: workers that are about to look for work. `_idle`: those that wait at the inlet.
+- `_running`: limited bodies that run and do not wait within the engine. `_waking`: a WAKE token is on its way.
+
+Guarantees: at most `max_threads` limited bodies run at once; an actor that has been scheduled gets a turn however many
+bodies block; a body waits only while the limit is reached.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pykka._envelope import Envelope
+
+from greenroom.actors.base import here
+from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Unlimited, Waitable
+from greenroom.actors.loop import LoopThread
+from greenroom.actors.timer import TimerActor
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from greenroom.actors.base import PooledActor, Ref
+
+__all__ = ["PoolDispatcher"]
+
+IDLE_SECONDS = 10.0
+_WAKE: Any = object()
+_EXIT: Any = object()
+logger = logging.getLogger("greenroom.actors")
+
+
+class _Lane:
+    """What a worker keeps to itself. `open` is False while it runs a body: then nobody would serve the queue."""
+
+    __slots__ = ("dispatcher", "in_limited_body", "open", "queue")
+
+    def __init__(self, dispatcher: PoolDispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.open = True
+        self.in_limited_body = False
+        self.queue: deque[PooledActor] = deque()
+
+
+class PoolDispatcher:
+    """Multiplexes actors and bodies over threads that it starts when they are needed and keeps for reuse."""
+
+    def __init__(self, max_threads: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Make a dispatcher; no thread starts before the first message.
+
+        Args:
+            max_threads: How many bodies may run at once.
+            loop: An event loop of the program's for async bodies; None for one of our own.
+        """
+        self.closed = False
+        self._max_threads = max_threads
+        self._inlet: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._bodies: deque[Body] = deque()
+        self._unlimited: deque[Body] = deque()
+        self._lock = threading.Lock()
+        self._awake = self._idle = self._running = 0
+        self._waking = False
+        self._started = False
+        self._threads: set[threading.Thread] = set()
+        self._names = 0
+        self._timer = TimerActor()
+        self._loop = LoopThread(self, loop)
+        self._main = threading.main_thread().ident
+
+    # -- turns ---------------------------------------------------------------------------------------------------------
+
+    def schedule(self, actor: PooledActor) -> None:
+        lane = here.lane
+        if lane is not None and lane.open and lane.dispatcher is self:
+            actor.scheduled = True
+            lane.queue.append(actor)
+            return
+        if self.closed:
+            actor.run_turn()
+            return
+        # On the main thread an interrupt could come between the flag and the put, and the flag would stay for ever.
+        if threading.get_ident() != self._main:
+            actor.scheduled = True
+        self._inlet.put(actor)
+        if not self._started:
+            self._start()
+
+    def serve(self, actor: PooledActor, envelope: Envelope[Any]) -> None:
+        actor.actor_inbox.put_unannounced(envelope)
+        if self.closed:
+            actor.run_turn()
+        elif threading.get_ident() == self._main:
+            self.schedule(actor)
+        else:
+            # Where another thread has the turn, it looks at the mailbox again after giving it back.
+            actor.serve_here()
+
+    # -- bodies --------------------------------------------------------------------------------------------------------
+
+    def execute(self, body: Body) -> None:
+        if self.closed and isinstance(body, Unlimited):
+            body.run()
+            return
+        (self._unlimited if isinstance(body, Unlimited) else self._bodies).append(body)
+        lane = here.lane
+        if type(lane) is _Lane and lane.open and lane.dispatcher is self:
+            return  # This very worker looks for bodies next.
+        with self._lock:
+            wake = self._wants_waking()
+        if wake:
+            self._inlet.put(_WAKE)
+        if not self._started:
+            self._start()
+
+    def execute_async(self, body: AsyncBody) -> None:
+        self._loop.execute(body)
+
+    def report_async(self, body: AsyncBody) -> None:
+        """Report an async body's end, from its own task."""
+        self._loop.report(body)
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def wait(self, waitable: Waitable, timeout: float | None = None) -> bool:
+        if waitable.is_done():
+            return True
+        lane = here.lane
+        if type(lane) is not _Lane or not lane.in_limited_body:
+            waitable.block(timeout)
+            return waitable.is_done()
+        # A body that waits within the engine leaves its place to another, so that bodies that wait for each other's
+        # runs cannot use the threads up.
+        with self._lock:
+            self._running -= 1
+            wake = self._wants_waking()
+        if wake:
+            self._inlet.put(_WAKE)
+        try:
+            waitable.block(timeout)
+        finally:
+            with self._lock:
+                self._running += 1
+        return waitable.is_done()
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wall_time(self) -> datetime:
+        return datetime.now(UTC)
+
+    def set_timer(self, at: float, ref: Ref, message: Any) -> Timer:
+        timer = Timer(at, ref, message)
+        self._timer.set(timer)
+        return timer
+
+    def drop_timer(self, timer: Timer) -> None:
+        self._timer.actor_inbox.drop(timer)
+
+    # -- the rest of the seam ------------------------------------------------------------------------------------------
+
+    def on_loop_thread(self) -> bool:
+        return self._loop.is_current()
+
+    def dead_letter(self, actor: PooledActor, message: Any) -> None:
+        logger.debug("%s had stopped before it could handle %s", actor, type(message).__name__)
+
+    def shutdown(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        self.closed = True
+        self._timer.end(timeout)
+        self._loop.end(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for _ in threads:
+            self._inlet.put(_EXIT)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        while not self._inlet.empty():
+            item = self._inlet.get()
+            if item is not _EXIT and item is not _WAKE:
+                item.run_turn()
+
+    # -- workers -------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+            self._awake += 1
+        self._spawn()
+
+    def _spawn(self) -> None:
+        """Start a worker that has been counted as awake."""
+        with self._lock:
+            self._names += 1
+            name = f"greenroom-worker-{self._names}"
+        thread = threading.Thread(target=self._work, name=name, args=(name,), daemon=True)
+        try:
+            # An empty context: from Python 3.14 on, a thread may inherit that of whoever starts it.
+            contextvars.Context().run(thread.start)
+        except RuntimeError:
+            with self._lock:
+                self._awake -= 1
+            logger.warning("no further thread can be started; steps wait for one that is busy")
+            return
+        with self._lock:
+            self._threads.add(thread)
+
+    def _work(self, name: str) -> None:
+        lane = here.lane = _Lane(self)
+        turns, inlet = lane.queue, self._inlet
+        thread = threading.current_thread()
+        try:
+            while True:
+                if turns:
+                    turns.popleft().run_turn()
+                    continue
+                if not inlet.empty():
+                    try:
+                        item = inlet.get_nowait()
+                    except queue.Empty:
+                        continue
+                elif (self._bodies or self._unlimited) and (body := self._take_body(lane)) is not None:
+                    self._run_body(body, lane, thread, name)
+                    del body
+                    continue
+                else:
+                    item = self._stand_by()
+                if item is _EXIT:
+                    return
+                if item is _WAKE:
+                    with self._lock:
+                        self._waking = False
+                elif item is not None:
+                    item.run_turn()
+                del item
+        finally:
+            with self._lock:
+                self._awake -= 1
+                self._threads.discard(thread)
+
+    def _stand_by(self) -> Any:
+        """Wait at the inlet; return what came, or None to look again."""
+        with self._lock:
+            if self._can_take_body():
+                return None
+            self._awake -= 1
+            self._idle += 1
+        while True:
+            try:
+                item = self._inlet.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                item = None
+            with self._lock:
+                if item is None and (self._idle + self._awake < 2 or self._waking):
+                    continue  # The last one stays.
+                self._idle -= 1
+                self._awake += 1
+            return _EXIT if item is None else item
+
+    def _take_body(self, lane: _Lane) -> Body | None:
+        with self._lock:
+            if not self._can_take_body():
+                return None
+            if self._unlimited:
+                body = self._unlimited.popleft()
+            else:
+                body = self._bodies.popleft()
+                self._running += 1
+                lane.in_limited_body = True
+            self._awake -= 1
+            spawn = wake = False
+            if self._awake == 0:
+                if self._idle == 0:
+                    spawn = True
+                    self._awake += 1
+                else:
+                    wake = self._wants_waking()
+        if wake:
+            self._inlet.put(_WAKE)
+        if spawn:
+            self._spawn()
+        return body
+
+    def _run_body(self, body: Body, lane: _Lane, thread: threading.Thread, name: str) -> None:
+        lane.open = False
+        thread.name = body.label
+        try:
+            body.run()
+        except BaseException:
+            logger.exception("a callback failed")
+        finally:
+            thread.name = name
+            lane.open = True
+            with self._lock:
+                self._awake += 1
+                if lane.in_limited_body:
+                    self._running -= 1
+            lane.in_limited_body = False
+        body.report()
+
+    def _can_take_body(self) -> bool:
+        """Whether a body waits that may run now. The lock is held."""
+        return bool(self._unlimited) or (bool(self._bodies) and self._running < self._max_threads)
+
+    def _wants_waking(self) -> bool:
+        """Whether a body could run but nobody is awake to take it; if so, the caller sends WAKE. The lock is held."""
+        if self._awake == 0 and not self._waking and self._can_take_body():
+            self._waking = True
+            return True
+        return False

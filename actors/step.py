@@ -1,0 +1,203 @@
+"""The actor of one step of a run, and the bodies that it has in flight.
+
+A body runs on a thread of the dispatcher, or as a task on the event loop, with the variables of whoever called `run()`.
+Its attributes are written before it starts and, while it runs, by its own thread or task; `cancelled` is set by the
+step actor and only read by the body. `in_flight` is added to and read by the actor's turn; a body that ends takes
+itself out, which is a single dict operation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from contextvars import Context as Variables
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from greenroom.actors.base import PooledActor, Ref
+from greenroom.actors.dispatcher import Dispatcher
+from greenroom.actors.stream import await_reply
+from greenroom.context import AsyncContext, Context, _current
+from greenroom.errors import StepCancelled, WorkflowRuntimeError
+from greenroom.facts import CancelInvocation, Failed, Finished, StartInvocation
+from greenroom.graph import Graph
+from greenroom.run_state import Invocation
+from greenroom.steps import StepSpec
+
+if TYPE_CHECKING:
+    from greenroom.events import Event
+
+__all__ = ["StepActor"]
+
+
+class StepActor(PooledActor):
+    """Starts and cancels the bodies of one step of one run."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        supervisor: Ref,
+        spec: StepSpec,
+        function: Callable[..., Any],
+        graph: Graph,
+        run_id: str,
+        variables: Variables,
+    ) -> None:
+        """Make the actor.
+
+        Args:
+            dispatcher: Gives threads to the bodies.
+            supervisor: Is told how they end.
+            spec: The step.
+            function: The step's function, bound to its workflow.
+            graph: The workflow's graph.
+            run_id: The run's id.
+            variables: The context variables of whoever called `run()`.
+        """
+        super().__init__(dispatcher)
+        self.supervisor = supervisor
+        self.spec = spec
+        self.graph = graph
+        self.run_id = run_id
+        self.label = f"{run_id}/{spec.name}"
+        self.variables = variables
+        self.call = _binder(spec, function)
+        self.in_flight: dict[tuple[int, int], _Body] = {}
+        self._execute = dispatcher.execute_async if spec.is_async else dispatcher.execute
+        self._body_class = _AsyncBody if spec.is_async else _Body
+
+    def on_receive(self, message: StartInvocation | CancelInvocation) -> None:
+        """Start a body, or cancel one."""
+        if isinstance(message, StartInvocation):
+            body = self._body_class(self, message.invocation, message.attempt)
+            self.in_flight[message.invocation.number, message.attempt] = body
+            self._execute(body)  # type: ignore[arg-type]  # the dispatcher's method and the body's class go together
+        else:
+            cancelled = self.in_flight.pop((message.invocation, message.attempt), None)
+            if cancelled is not None:
+                cancelled.cancel()
+
+
+def _binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """Return a function of context and event that calls the step with the parameters that it names."""
+    event, context = spec.event_parameter, spec.context_parameter
+    if context is None:
+        return lambda _, ev: function(**{event: ev})
+    return lambda ctx, ev: function(**{context: ctx, event: ev})
+
+
+class _Body:
+    """One attempt at an invocation of a `def` step. It is also the port of the context that the step is given."""
+
+    __slots__ = ("_actor", "attempt", "cancelled", "fact", "graph", "invocation", "label", "run_id", "supervisor")
+
+    def __init__(self, actor: StepActor, invocation: Invocation, attempt: int) -> None:
+        self._actor = actor
+        self.invocation = invocation
+        self.attempt = attempt
+        self.cancelled = False
+        self.fact: Finished | Failed | None = None
+        self.graph = actor.graph
+        self.run_id = actor.run_id
+        self.label = actor.label
+        self.supervisor = actor.supervisor
+
+    # -- as a body -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the step's function."""
+        if self.cancelled:
+            return
+        actor = self._actor
+        try:
+            event = actor.variables.copy().run(self._call, Context._of_step(self))
+            actor.spec.check_return(event)
+            self.fact = Finished(self.invocation.number, self.attempt, event)
+        except BaseException as error:
+            # Whatever a step raises is data: it is told to the supervisor and raised where the result is asked for.
+            self._note_failure(error)
+
+    def report(self) -> None:
+        """Tell the supervisor how it ended."""
+        self._actor.in_flight.pop((self.invocation.number, self.attempt), None)
+        if self.fact is not None:
+            self.supervisor.tell(self.fact)
+
+    def cancel(self) -> None:
+        """Say that the result is no longer wanted. A thread cannot be stopped: the step looks at `ctx.cancelled`."""
+        self.cancelled = True
+
+    def _call(self, context: Any) -> Event | None:
+        _current.set(context)
+        result: Event | None = self._actor.call(context, self.invocation.event)
+        return result
+
+    def _note_failure(self, error: BaseException) -> None:
+        if isinstance(error, StepCancelled | asyncio.CancelledError):
+            if self.cancelled:
+                return
+            wrapped = WorkflowRuntimeError(
+                f"step '{self._actor.spec.name}' raised {type(error).__name__}, though nobody had cancelled it; let a"
+                " step end by returning or by raising an Exception"
+            )
+            wrapped.__cause__ = error
+            error = wrapped
+        # The frames keep their line numbers for the traceback, and let go of everything else they hold.
+        traceback.clear_frames(error.__traceback__)
+        self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
+
+    # -- as the port of its context ------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the run is going on: it is, or its step would have been cancelled."""
+        return not self.cancelled
+
+    def running_steps(self) -> list[str]:
+        """A step does not look at the others."""
+        raise WorkflowRuntimeError("running_steps() is for handler.ctx")
+
+    def tell(self, fact: Any) -> None:
+        """Hand a fact to the supervisor."""
+        self.supervisor.tell(fact)
+
+    def ask(self, fact: Any) -> Any:
+        """Hand a fact to the supervisor and block for its answer."""
+        return self.supervisor.ask(fact)
+
+    async def ask_async(self, fact: Any) -> Any:
+        """Hand a fact to the supervisor and await its answer."""
+        return await await_reply(self.supervisor.ask(fact, block=False))
+
+
+class _AsyncBody(_Body):
+    """One attempt at an invocation of an `async def` step."""
+
+    __slots__ = ("_loop", "_task")
+
+    def create_task(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """Begin the step's coroutine."""
+        variables = self._actor.variables.copy()
+        context = AsyncContext._of_step(self)
+        variables.run(_current.set, context)
+        self._loop = loop
+        self._task: asyncio.Task[None] = loop.create_task(self._main(context), name=self.label, context=variables)
+        return self._task
+
+    def cancel(self) -> None:
+        """Cancel the task."""
+        self.cancelled = True
+        task = getattr(self, "_task", None)
+        if task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(task.cancel)
+
+    async def _main(self, context: Any) -> None:
+        try:
+            if not self.cancelled:
+                event = await self._actor.call(context, self.invocation.event)
+                self._actor.spec.check_return(event)
+                self.fact = Finished(self.invocation.number, self.attempt, event)
+        except BaseException as error:
+            self._note_failure(error)
+        self._actor.dispatcher.report_async(self)

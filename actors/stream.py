@@ -1,0 +1,197 @@
+"""The stream of a run: published events with gap-free offsets, read by any number of subscribers.
+
+`StreamLog` is written by the stream actor's turn alone and read by any thread. It only grows, and it is written in this
+order: internal events, events, the end. A reader looks in the opposite order, so what it sees is always whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from greenroom.actors.base import PooledActor, Ref, Reply
+from greenroom.actors.dispatcher import Dispatcher
+from greenroom.events import Event
+from greenroom.run_state import Note, read_note
+
+__all__ = ["MoreAsked", "Published", "StreamActor", "StreamLog", "Subscription", "await_reply", "settle"]
+
+
+class Published(NamedTuple):
+    """What a turn of the supervisor published."""
+
+    notes: list[Note]
+    events: list[Event]
+    ended: bool
+
+
+class MoreAsked(NamedTuple):
+    """A reader has read `events` and `notes` and asks to be answered when there is more, or an end."""
+
+    events: int
+    notes: int
+
+
+class StreamLog:
+    """The events of a run.
+
+    Attributes:
+        first_offset: The offset of the first event in `events`.
+        events: The events, in order.
+        notes: The internal events, not yet built, with the offset at which each belongs.
+        ended: Whether there will be no more.
+    """
+
+    __slots__ = ("ended", "events", "first_offset", "notes")
+
+    def __init__(self, first_offset: int = 0) -> None:
+        self.first_offset = first_offset
+        self.events: list[Event] = []
+        self.notes: list[Note] = []
+        self.ended = False
+
+
+class StreamActor(PooledActor):
+    """Appends to the log and wakes the readers that wait for more."""
+
+    def __init__(self, dispatcher: Dispatcher, log: StreamLog) -> None:
+        super().__init__(dispatcher)
+        self._log = log
+        self._waiting: list[Reply] = []
+        self._grown = False
+
+    def on_receive(self, message: Published) -> None:
+        """Append what was published."""
+        log = self._log
+        log.notes.extend(message.notes)
+        log.events.extend(message.events)
+        if message.ended:
+            log.ended = True
+        self._grown = True
+
+    def on_ask(self, message: MoreAsked, reply: Reply) -> None:
+        """Answer a reader now if there is more than it has read, else when there is."""
+        log = self._log
+        if log.ended or len(log.events) > message.events or (message.notes >= 0 and len(log.notes) > message.notes):
+            reply.set(None)
+        else:
+            self._waiting.append(reply)
+
+    def on_turn_end(self) -> None:
+        """Wake all that wait, once a turn."""
+        if self._grown:
+            self._grown = False
+            waiting, self._waiting = self._waiting, []
+            for reply in waiting:
+                reply.set(None)
+
+    def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
+        """End the stream, so that no reader waits for ever."""
+        self._log.ended = True
+        for reply in self._waiting:
+            reply.set(None)
+
+
+class Subscription:
+    """One reader's place in a stream. Iterate it with `for` or `async for`, from one thread or task at a time."""
+
+    def __init__(
+        self,
+        log: StreamLog,
+        stream: Ref,
+        dispatcher: Dispatcher,
+        *,
+        after: int,
+        expose_internal: bool,
+        moved: Callable[[int], None] | None = None,
+        refuse: Callable[[], None] | None = None,
+    ) -> None:
+        """Open a place.
+
+        Args:
+            log: The run's log.
+            stream: The stream actor.
+            dispatcher: Where to wait.
+            after: The offset after which to begin; -1 for the start.
+            expose_internal: Whether to read internal events as well.
+            moved: Told the offset of each event that is read.
+            refuse: Raises if the calling thread must not block.
+        """
+        self._log = log
+        self._stream = stream
+        self._dispatcher = dispatcher
+        self._next = max(0, after + 1 - log.first_offset)
+        self._next_note = 0 if expose_internal else -1
+        self._moved = moved
+        self._refuse = refuse
+
+    def __iter__(self) -> Subscription:
+        return self
+
+    def __next__(self) -> Event:
+        while True:
+            event, ended = self._read()
+            if event is not None:
+                return event
+            if ended:
+                raise StopIteration
+            if self._refuse is not None:
+                self._refuse()
+            self._dispatcher.wait(self._ask_more())
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            event, ended = self._read()
+            if event is not None:
+                return event
+            if ended:
+                raise StopAsyncIteration
+            await await_reply(self._ask_more())
+
+    def _read(self) -> tuple[Event | None, bool]:
+        log = self._log
+        ended = log.ended  # looked at first: once it is set, nothing more is appended
+        following = self._next
+        available = len(log.events)
+        if self._next_note >= 0 and self._next_note < len(log.notes):
+            note = log.notes[self._next_note]
+            if note[0] - log.first_offset <= following or available <= following:
+                self._next_note += 1
+                return read_note(note), ended
+        if following < available:
+            self._next = following + 1
+            if self._moved is not None:
+                self._moved(following + log.first_offset)
+            return log.events[following], ended
+        return None, ended
+
+    def _ask_more(self) -> Reply:
+        reply: Reply = self._stream.ask(MoreAsked(self._next, self._next_note), block=False)
+        return reply
+
+
+async def await_reply(reply: Reply) -> Any:
+    """Await an answer on whatever loop is running. Cancelling the await cancels nothing else."""
+    if not reply.done:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(settle, future)
+            except RuntimeError:
+                return  # The loop was closed; nobody awaits this any more.
+
+        reply.notify(wake)
+        await future
+    return reply.get(timeout=0)
+
+
+def settle(future: asyncio.Future[None]) -> None:
+    """Complete a future that may have been cancelled. Called on its loop."""
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,244 @@
+"""The supervisor of one run: the single writer of its state.
+
+It takes facts in, has `RunState` say what follows, and passes the orders on: to the step actors, the stream, the timer,
+whoever asked, and at the end to the handler. It runs no code of the user's and never blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context as Variables
+from typing import Any, NamedTuple, Protocol
+
+from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
+from greenroom.actors.dispatcher import Dispatcher, Timer
+from greenroom.actors.step import StepActor
+from greenroom.actors.stream import Published, StreamActor, StreamLog
+from greenroom.errors import GreenroomError, WorkflowRuntimeError
+from greenroom.events import Event
+from greenroom.facts import (
+    Answer,
+    BecameQuiet,
+    CancelInvocation,
+    Crashed,
+    DropTimer,
+    EventArrived,
+    Fact,
+    Finish,
+    Outcome,
+    Publish,
+    RunResumed,
+    RunStarted,
+    SetTimer,
+    StartInvocation,
+    TimerFired,
+    TimerKey,
+)
+from greenroom.run_state import RunState, failed_outcome
+
+__all__ = ["ExposeInternal", "Inspect", "RunSupervisor", "TimerDue"]
+
+
+class TimerDue(NamedTuple):
+    """A timer of ours is due. `serial` tells it from one that it replaced."""
+
+    key: TimerKey
+    serial: int
+
+
+class Inspect(NamedTuple):
+    """Asks for something that a function of ours reads off the state."""
+
+    read: Callable[[RunState], Any]
+
+
+class ExposeInternal(NamedTuple):
+    """Asks that internal events go to the stream, from the oldest that is still kept."""
+
+
+class Finisher(Protocol):
+    """What is told the end of a run."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take the outcome."""
+
+
+class RunSupervisor(PooledActor):
+    """Owns a run from its start event to its outcome, and its state afterwards.
+
+    Attributes:
+        log: The run's stream, to be read.
+        stream: The stream's actor.
+        finisher: Is told the outcome. Set before the run begins.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        state: RunState,
+        functions: Callable[[str], Callable[..., Any]],
+        variables: Variables,
+    ) -> None:
+        """Make the actor; the run begins when it is told `RunStarted` or `RunResumed`.
+
+        Args:
+            dispatcher: Gives turns, threads and time.
+            state: The run.
+            functions: Returns the function of a step by its name, bound to the workflow.
+            variables: The context variables of whoever called `run()`.
+        """
+        super().__init__(dispatcher)
+        self.log = StreamLog(state.published)
+        self.stream = StreamActor.start(dispatcher, self.log)
+        self._state = state
+        self._functions = functions
+        self._variables = variables
+        self.finisher: Finisher | None = None
+        self._steps: dict[str, Ref] = {}
+        self._timers: dict[TimerKey, tuple[int, Timer]] = {}
+        self._timer_serial = 0
+        self._begun = False
+        self._early: list[EventArrived] = []
+        self._published: list[Event] = []
+        self._exposed = False
+        self._ended = False
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def on_receive(self, message: Any) -> None:
+        """Take a fact in."""
+        if type(message) is TimerDue:
+            serial, _ = self._timers.get(message.key, (-1, None))
+            if serial == message.serial:
+                del self._timers[message.key]
+                self._apply(TimerFired(message.key, self.dispatcher.wall_time()))
+        elif type(message) is Terminated:
+            if message.reason is not None:
+                self._apply(Crashed(_engine_failure(message.ref, message.reason)))
+        elif not self._begun and type(message) is EventArrived:
+            self._early.append(message)
+        else:
+            self._apply(message)
+            if type(message) is RunStarted or type(message) is RunResumed:
+                self._begun = True
+                early, self._early = self._early, []
+                for fact in early:
+                    self._apply(fact)
+
+    def on_ask(self, message: Any, reply: Reply) -> None:
+        """Take in a fact whose answer somebody waits for."""
+        if type(message) is Inspect:
+            reply.set(message.read(self._state))
+        elif type(message) is ExposeInternal:
+            self._exposed = True
+            self._flush()
+            reply.set(None)
+        else:
+            message.asker = reply
+            self.on_receive(message)
+
+    def on_turn_end(self) -> None:
+        """Pass on what was published, and see whether the run has come to rest."""
+        if self._begun and not self._ended and self._state.is_quiet and self.actor_inbox.empty():
+            self._apply(BecameQuiet())
+        if self._published or (self._exposed and self._state.notes):
+            self._flush()
+
+    def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
+        """End the run for those outside: its state can no longer be trusted."""
+        error = _engine_failure(self.actor_ref, exception_value)
+        crashed = failed_outcome(error)
+        self._published.append(crashed.event)
+        self._finish(Finish(crashed))
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def _apply(self, fact: Fact) -> None:
+        for effect in self._state.apply(fact, self.dispatcher.now()):
+            _ORDERS[type(effect)](self, effect)
+
+    def _start_invocation(self, effect: StartInvocation) -> None:
+        name = effect.invocation.spec.name
+        step = self._steps.get(name)
+        if step is None:
+            step = self._steps[name] = self._start_step(name)
+        step.tell(effect)
+
+    def _start_step(self, name: str) -> Ref:
+        state = self._state
+        actor = StepActor(
+            self.dispatcher,
+            self.actor_ref,
+            state.graph.steps[name],
+            self._functions(name),
+            state.graph,
+            state.run_id,
+            self._variables,
+        )
+        actor.watch(self.actor_ref)
+        return actor.actor_ref
+
+    def _cancel_invocation(self, effect: CancelInvocation) -> None:
+        self._steps[effect.step].tell(effect)
+
+    def _publish(self, effect: Publish) -> None:
+        self._published.append(effect.event)
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        self._drop_timer(DropTimer(effect.key))
+        self._timer_serial += 1
+        due = TimerDue(effect.key, self._timer_serial)
+        timer = self.dispatcher.set_timer(effect.at, self.actor_ref, due)
+        self._timers[effect.key] = (self._timer_serial, timer)
+
+    def _drop_timer(self, effect: DropTimer) -> None:
+        _, timer = self._timers.pop(effect.key, (0, None))
+        if timer is not None:
+            self.dispatcher.drop_timer(timer)
+
+    def _answer(self, effect: Answer) -> None:
+        asker = effect.asker
+        if asker is None:
+            return
+        if effect.error is not None:
+            asker.set_exception((type(effect.error), effect.error, None))
+        else:
+            asker.set(effect.value)
+
+    def _finish(self, effect: Finish) -> None:
+        self._ended = True
+        self._flush()
+        for _, timer in self._timers.values():
+            self.dispatcher.drop_timer(timer)
+        self._timers.clear()
+        self._steps.clear()
+        finisher, self.finisher = self.finisher, None
+        if finisher is not None:
+            finisher.finish(effect.outcome)
+
+    def _flush(self) -> None:
+        notes = []
+        if self._exposed:
+            notes = list(self._state.notes)
+            self._state.notes.clear()
+        published, self._published = self._published, []
+        self.stream.tell(Published(notes, published, self._ended))
+
+
+_ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
+    StartInvocation: RunSupervisor._start_invocation,
+    CancelInvocation: RunSupervisor._cancel_invocation,
+    Publish: RunSupervisor._publish,
+    SetTimer: RunSupervisor._set_timer,
+    DropTimer: RunSupervisor._drop_timer,
+    Answer: RunSupervisor._answer,
+    Finish: RunSupervisor._finish,
+}
+
+
+def _engine_failure(ref: Ref, reason: BaseException) -> GreenroomError:
+    error = WorkflowRuntimeError(
+        f"the engine itself failed in {ref.actor_class.__name__}: {reason!r}; please report this with its traceback"
+    )
+    error.__cause__ = reason
+    return error

@@ -1,0 +1,75 @@
+"""The same API for code that awaits: `from greenroom.aio import Workflow, Context, ...`.
+
+An `async def` step is given this module's `Context`, in whatever workflow. This module's `Workflow` hands it also to
+whoever calls `run()`, as `handler.ctx`, and its handler's `cancel_run` and `send_event` are awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, ClassVar
+
+from greenroom.context import AsyncContext as Context
+from greenroom.context import ContextCore, check_sendable
+from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StepFailedEvent, StopEvent
+from greenroom.facts import EventArrived
+from greenroom.handler import Handler as BlockingHandler
+from greenroom.runtime import Runtime
+from greenroom.steps import step
+from greenroom.workflow import Workflow as BlockingWorkflow
+
+__all__ = [
+    "Context",
+    "Event",
+    "Handler",
+    "HumanResponseEvent",
+    "InputRequiredEvent",
+    "Runtime",
+    "StartEvent",
+    "StepFailedEvent",
+    "StopEvent",
+    "Workflow",
+    "step",
+]
+
+
+class Handler(BlockingHandler):
+    """The handler of a run, for code that awaits. `await handler` gives the result.
+
+    Example:
+        >>> import asyncio
+        >>> from greenroom.aio import StartEvent, StopEvent, Workflow, step
+        >>> class Double(Workflow):
+        ...     @step
+        ...     async def double(self, ev: StartEvent) -> StopEvent:
+        ...         return StopEvent(result=2 * ev.n)
+        >>> async def main():
+        ...     return await Double().run(n=21)
+        >>> asyncio.run(main())
+        42
+    """
+
+    _context_class: type[ContextCore[Any]] = Context
+
+    async def cancel_run(self, timeout: float = 5.0) -> None:  # type: ignore[override]  # awaited, as all here
+        """End the run; see `greenroom.Handler.cancel_run`."""
+        self._ask_cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._await_end(), timeout)
+
+    async def send_event(self, message: Event, step: str | None = None) -> None:  # type: ignore[override]
+        """Send an event into the run; see `greenroom.Context.send_event`."""
+        check_sendable(self._link.graph, message, step)
+        await self._link.ask_async(EventArrived(message, step))
+
+    async def stop_event_result(self) -> StopEvent:  # type: ignore[override]
+        """Await the end, raise what `await handler` raises, and return the stop event itself."""
+        await self
+        return super().stop_event_result(timeout=0)
+
+
+class Workflow(BlockingWorkflow):
+    """A workflow whose `run` returns a handler for code that awaits. Its steps may be `async def` or `def`."""
+
+    _handler_class: ClassVar[type[BlockingHandler]] = Handler

@@ -1,0 +1,492 @@
+"""The context: what a step, or whoever holds the run's handler, can do with a run.
+
+A context holds nothing of the run itself. It turns calls into facts and hands them to its port, which takes them to the
+run's supervisor. `Context` blocks where an answer is needed; `AsyncContext` is awaited there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
+from greenroom.events import Event, StopEvent
+from greenroom.facts import Caller, CollectAsked, EventArrived, EventSent, EventWritten, Fact
+from greenroom.state import UNSET, StateStore, StoreCall
+from greenroom.steps import ContextBase
+
+if TYPE_CHECKING:
+    from greenroom.graph import Graph
+    from greenroom.retry import RetryInfo
+    from greenroom.run_state import Invocation
+
+__all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store"]
+
+S = TypeVar("S")
+
+
+class RunPort(Protocol):
+    """The way from a context to the supervisor of its run."""
+
+    graph: Graph
+    run_id: str
+
+    def ask(self, fact: Any) -> Any:
+        """Hand over a fact and block until it is answered."""
+
+    async def ask_async(self, fact: Any) -> Any:
+        """Hand over a fact and await its answer."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the run is going on."""
+
+    def running_steps(self) -> list[str]:
+        """Return the names of the steps that have an invocation running."""
+
+
+class StepPort(RunPort, Protocol):
+    """The way from the context of one attempt at an invocation."""
+
+    invocation: Invocation
+    attempt: int
+    cancelled: bool
+
+    def tell(self, fact: Fact) -> None:
+        """Hand over a fact."""
+
+
+class HasGraph(Protocol):
+    """What a context needs to know of a workflow."""
+
+    @property
+    def graph(self) -> Graph:
+        """The workflow's graph."""
+
+
+class RestingPort:
+    """The port of a context whose run has not begun: it keeps the state in the meantime."""
+
+    run_id = ""
+    is_running = False
+
+    def __init__(self, graph: Graph, store: StateStore | None = None) -> None:
+        self.graph = graph
+        self.store = store if store is not None else StateStore(graph.state_type)
+        self._lock = threading.Lock()  # Protects the store: any thread may fill it before the run begins.
+
+    def ask(self, fact: Any) -> Any:
+        if not isinstance(fact, StoreCall):
+            raise ContextStateError("this needs a running workflow: call workflow.run(ctx=ctx) first")
+        answers: list[tuple[Any, BaseException | None]] = []
+        with self._lock:
+            self.store.call(fact, lambda _, value, error: answers.append((value, error)))
+        if not answers:
+            raise ContextStateError("another thread has edit_state() open; before the run begins nobody waits in line")
+        value, error = answers[0]
+        if error is not None:
+            raise error
+        return value
+
+    async def ask_async(self, fact: Any) -> Any:
+        return self.ask(fact)
+
+    def running_steps(self) -> list[str]:
+        return []
+
+
+_current: ContextVar[ContextCore[Any]] = ContextVar("greenroom_step_context")
+
+
+class ContextCore(ContextBase, Generic[S]):
+    """What `Context` and `AsyncContext` share: all that needs no wait.
+
+    One object has one of three faces: before the run (made by hand from a workflow), outside (`handler.ctx`), and
+    within a step (the step's own parameter). A method used on the wrong face raises `ContextStateError`.
+    """
+
+    __slots__ = ("_port", "_step")
+
+    _port: RunPort
+    _step: StepPort | None
+
+    def __init__(self, workflow: HasGraph) -> None:
+        """Make a context to fill before `workflow.run(ctx=...)`.
+
+        Args:
+            workflow: The workflow that it is for.
+        """
+        self._port = RestingPort(workflow.graph)
+        self._step = None
+
+    @classmethod
+    def _of_run(cls, port: RunPort) -> Any:
+        context = cls.__new__(cls)
+        context._port = port
+        context._step = None
+        return context
+
+    @classmethod
+    def _of_step(cls, port: StepPort) -> Any:
+        context = cls.__new__(cls)
+        context._port = context._step = port
+        return context
+
+    @staticmethod
+    def get_step_context() -> Any:
+        """Return the context of the step that is running here, for helper functions that are not given it.
+
+        Raises:
+            ContextStateError: If no step is running in this thread or task.
+        """
+        context = _current.get(None)
+        if context is None:
+            raise ContextStateError("get_step_context() works only while a step runs, in the thread or task it runs in")
+        return context
+
+    # -- within a step -------------------------------------------------------------------------------------------------
+
+    def send_event(self, message: Event, step: str | None = None, delay: float | None = None) -> None:
+        """Send an event into the run.
+
+        Within a step it is delivered after what the step sent before, and before what it returns. From outside the call
+        returns when the run has taken the event; one that no step takes is held until a wait claims it.
+
+        Args:
+            message: The event.
+            step: The name of the one step that shall take it; by default it is routed by its class.
+            delay: Seconds to wait before it is delivered. Only within a step.
+
+        Raises:
+            WorkflowRuntimeError: If it is no event, a stop event, or addressed to a step that does not take it, or if
+                the run has ended.
+        """
+        port = self._port
+        check_sendable(port.graph, message, step)
+        if self._step is None:
+            if delay is not None:
+                raise ContextStateError("send_event(delay=...) works only from within a step")
+            port.ask(EventArrived(message, step))
+            return
+        if delay is not None and not (isinstance(delay, int | float) and delay >= 0):
+            raise WorkflowRuntimeError(f"send_event(delay=...) takes seconds, 0 or more, not {delay!r}")
+        if self._step.cancelled:
+            self.check_cancelled()
+        self._step.tell(EventSent(self._step.invocation.number, self._step.attempt, message, step, delay))
+
+    def write_event_to_stream(self, ev: Event | None) -> None:
+        """Publish an event to those who read the run's stream. No step sees it. None is ignored.
+
+        Raises:
+            WorkflowRuntimeError: If it is no event, or a stop event: only the end of the run ends its stream.
+        """
+        step = self._within_step("write_event_to_stream")
+        if ev is None:
+            return
+        if not isinstance(ev, Event):
+            raise WorkflowRuntimeError(
+                f"write_event_to_stream() takes an event, not an instance of {type(ev).__name__}"
+            )
+        if isinstance(ev, StopEvent):
+            raise WorkflowRuntimeError(
+                f"write_event_to_stream({type(ev).__name__}) would end the stream before the run; return it instead"
+            )
+        if step.cancelled:
+            self.check_cancelled()
+        step.tell(EventWritten(step.invocation.number, step.attempt, ev))
+
+    def collect_events(
+        self, ev: Event, expected: list[type[Event]] | Mapping[type[Event], int], buffer_id: str | None = None
+    ) -> list[Any] | None:
+        """Count an event in, and take the batch out once all that is expected has come.
+
+        Each event counts once, however many workers the step has, and exactly one invocation is handed the batch.
+
+        Args:
+            ev: The event, as a rule the one that the step was given. One of no expected class is not kept.
+            expected: The classes that make a batch, one for each event; or how many of each class, as `{Result: 100}`.
+            buffer_id: Tells several collections of one step apart.
+
+        Returns:
+            The batch in the order asked, equal classes in the order they came; None while it is not complete. Surplus
+            events wait for the next batch.
+
+        Example:
+            >>> from greenroom import Context, Event, StartEvent, StopEvent, Workflow, step
+            >>> class Part(Event):
+            ...     n: int
+            >>> class Sum(Workflow):
+            ...     @step
+            ...     def split(self, ctx: Context, ev: StartEvent) -> Part | None:
+            ...         for n in range(3):
+            ...             ctx.send_event(Part(n=n))
+            ...         return None
+            ...     @step
+            ...     def join(self, ctx: Context, ev: Part) -> StopEvent | None:
+            ...         parts = ctx.collect_events(ev, {Part: 3})
+            ...         return parts and StopEvent(result=sum(part.n for part in parts))
+            >>> Sum().run().result()
+            3
+        """
+        step = self._within_step("collect_events")
+        _check_expected(ev, expected)
+        invocation = step.invocation
+        return cast(
+            "list[Any] | None",
+            step.ask(
+                CollectAsked(
+                    invocation.number, step.attempt, ev, ev is invocation.event, expected, buffer_id or "default"
+                )
+            ),
+        )
+
+    def retry_info(self) -> RetryInfo:
+        """Return which attempt this is and why the last one failed."""
+        return self._within_step("retry_info").invocation.retry_info
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the result of this step is no longer wanted. A long `def` step looks at it now and then."""
+        return self._within_step("cancelled").cancelled
+
+    def check_cancelled(self) -> None:
+        """Raise `StepCancelled`, which unwinds the step, if its result is no longer wanted."""
+        if self._within_step("check_cancelled").cancelled:
+            raise StepCancelled("the run has ended or was cancelled, or the step took longer than its timeout")
+
+    # -- outside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the run is going on."""
+        return self._port.is_running
+
+    def running_steps(self) -> list[str]:
+        """Return the names of the steps that have an invocation running, in alphabetical order."""
+        if self._step is not None:
+            raise ContextStateError("running_steps() is for handler.ctx, not for the context of a step")
+        return self._port.running_steps()
+
+    # -- inside help ---------------------------------------------------------------------------------------------------
+
+    def _within_step(self, name: str) -> StepPort:
+        if self._step is None:
+            raise ContextStateError(f"ctx.{name}() works only within a step, on the context that the step was given")
+        return self._step
+
+
+class Context(ContextCore[S]):
+    """The context of a `def` step, and of code that waits by blocking. Annotate it as `Context` or `Context[State]`.
+
+    Example:
+        >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
+        >>> class Count(Workflow):
+        ...     @step
+        ...     def count(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        ...         ctx.store.set("count", ctx.store.get("count", 0) + 1)
+        ...         return StopEvent(result=ctx.store.get("count"))
+        >>> Count().run().result()
+        1
+    """
+
+    __slots__ = ()
+    for_async_steps: ClassVar[bool] = False
+
+    @property
+    def store(self) -> Store[S]:
+        """The state that the steps of the run share."""
+        return Store(self._port, _owner(self._step))
+
+
+class AsyncContext(ContextCore[S]):
+    """The context of an `async def` step: `greenroom.aio.Context`. Its store is awaited."""
+
+    __slots__ = ()
+    for_async_steps: ClassVar[bool] = True
+
+    @property
+    def store(self) -> AsyncStore[S]:
+        """The state that the steps of the run share."""
+        return AsyncStore(self._port, _owner(self._step))
+
+
+class Store(Generic[S]):
+    """The state of a run, from code that waits by blocking. A path is text such as `user.tags.0`; "" is the whole."""
+
+    __slots__ = ("_owner", "_port")
+
+    def __init__(self, port: RunPort, owner: Hashable) -> None:
+        self._port = port
+        self._owner = owner
+
+    def get(self, path: str, default: Any = UNSET) -> Any:
+        """Return what is at a path: the state's own object, to be read, not changed.
+
+        Raises:
+            ValueError: If nothing is there and no default was given.
+        """
+        return self._ask("get", path, default)
+
+    def set(self, path: str, value: Any) -> None:
+        """Put a value at a path, making dicts on the way. It waits while somebody edits.
+
+        Raises:
+            ValueError: If the path is empty or too deep, or no index of a list on its way.
+        """
+        self._ask("set", path, value)
+
+    def get_state(self) -> S:
+        """Return a shallow copy of the whole state."""
+        return cast("S", self._ask("get_state"))
+
+    def set_state(self, state: Any) -> None:
+        """Replace the whole state; one of a base class only replaces the fields that it has.
+
+        Raises:
+            ValueError: If it is of another class.
+        """
+        self._ask("set_state", state)
+
+    def clear(self) -> None:
+        """Set the state back to its defaults."""
+        self._ask("clear")
+
+    @contextmanager
+    def edit_state(self) -> Iterator[S]:
+        """Edit a copy of the state that takes its place on a normal end of the block; on an exception nothing changes.
+
+        Meanwhile others read the state as it was, and their writes wait. Writing to the store inside the block raises
+        RuntimeError, since it would wait for itself.
+
+        Example:
+            >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
+            >>> class Add(Workflow):
+            ...     @step
+            ...     def add(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         with ctx.store.edit_state() as state:
+            ...             state["total"] = state.get("total", 0) + ev.n
+            ...         return StopEvent(result=ctx.store.get("total"))
+            >>> Add().run(n=2).result()
+            2
+        """
+        try:
+            draft = self._ask("begin_edit")
+        except Exception:
+            raise
+        except BaseException:
+            # Interrupted while it waited in line: the turn that may still come must not be given to nobody.
+            self._abort_edit()
+            raise
+        try:
+            yield draft
+        except BaseException:
+            self._abort_edit()
+            raise
+        self._ask("commit_edit", draft)
+
+    def _abort_edit(self) -> None:
+        with suppress(StepCancelled):  # the end of a step drops its edit by itself
+            self._ask("abort_edit")
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return self._port.ask(StoreCall(method, arguments, self._owner))
+
+
+class AsyncStore(Generic[S]):
+    """The state of a run, from code that awaits. The methods are those of `Store`."""
+
+    __slots__ = ("_owner", "_port")
+
+    def __init__(self, port: RunPort, owner: Hashable) -> None:
+        self._port = port
+        self._owner = owner
+
+    async def get(self, path: str, default: Any = UNSET) -> Any:
+        """See `Store.get`."""
+        return await self._ask("get", path, default)
+
+    async def set(self, path: str, value: Any) -> None:
+        """See `Store.set`."""
+        await self._ask("set", path, value)
+
+    async def get_state(self) -> S:
+        """See `Store.get_state`."""
+        return cast("S", await self._ask("get_state"))
+
+    async def set_state(self, state: Any) -> None:
+        """See `Store.set_state`."""
+        await self._ask("set_state", state)
+
+    async def clear(self) -> None:
+        """See `Store.clear`."""
+        await self._ask("clear")
+
+    @asynccontextmanager
+    async def edit_state(self) -> AsyncIterator[S]:
+        """See `Store.edit_state`."""
+        try:
+            draft = await self._ask("begin_edit")
+        except Exception:
+            raise
+        except BaseException:
+            # Interrupted while it waited in line: the turn that may still come must not be given to nobody.
+            await self._abort_edit()
+            raise
+        try:
+            yield draft
+        except BaseException:
+            await self._abort_edit()
+            raise
+        await self._ask("commit_edit", draft)
+
+    async def _abort_edit(self) -> None:
+        with suppress(StepCancelled):  # the end of a step drops its edit by itself
+            await self._ask("abort_edit")
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        return await self._port.ask_async(StoreCall(method, arguments, self._owner))
+
+
+def _owner(step: StepPort | None) -> Hashable:
+    """Return who calls the store: the attempt at an invocation, or the thread or task outside."""
+    if step is not None:
+        return Caller(step.invocation.number, step.attempt)
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return ("task", id(task)) if task is not None else ("thread", threading.get_ident())
+
+
+def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
+    if not isinstance(event, Event):
+        raise WorkflowRuntimeError(f"send_event() takes an event, not an instance of {type(event).__name__}")
+    if isinstance(event, StopEvent):
+        raise WorkflowRuntimeError(
+            f"send_event({type(event).__name__}) would not end the run: return the stop event from a step"
+        )
+    if step is not None:
+        fault = graph.check_target(step, type(event))
+        if fault is not None:
+            raise WorkflowRuntimeError(f"send_event({type(event).__name__}): {fault}")
+
+
+def _check_expected(event: Any, expected: Any) -> None:
+    if not isinstance(event, Event):
+        raise WorkflowRuntimeError(f"collect_events() counts an event in, not an instance of {type(event).__name__}")
+    if isinstance(expected, Mapping):
+        wrong = [n for n in expected.values() if isinstance(n, bool) or not isinstance(n, int) or n < 1]
+        if wrong:
+            raise WorkflowRuntimeError(f"collect_events() expects 1 or more of each class, not {wrong[0]!r}")
+    elif not isinstance(expected, list | tuple):
+        raise WorkflowRuntimeError(
+            "collect_events() expects a list of event classes or {class: count}, not an instance of"
+            f" {type(expected).__name__}"
+        )
+    for cls in expected:
+        if not (isinstance(cls, type) and issubclass(cls, Event)):
+            raise WorkflowRuntimeError(f"collect_events() expects event classes, not {cls!r}")

@@ -1,0 +1,80 @@
+"""Every error that Greenroom raises, and the signals that unwind a step.
+
+Errors derive from `GreenroomError`. Signals derive from `BaseException`, so that an `except Exception` in a step cannot
+swallow them.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ContextSerdeError",
+    "ContextStateError",
+    "DeadlockError",
+    "GreenroomError",
+    "RuntimeForkedError",
+    "RuntimeShutdownError",
+    "StepCancelled",
+    "StepTimeoutError",
+    "WorkflowCancelledByUser",
+    "WorkflowConfigurationError",
+    "WorkflowRuntimeError",
+    "WorkflowStuckError",
+    "WorkflowTimeoutError",
+    "WorkflowValidationError",
+]
+
+
+class GreenroomError(Exception):
+    """The root of every error that Greenroom raises."""
+
+
+class WorkflowValidationError(GreenroomError):
+    """A workflow class is wrong: a signature, a connection between steps, or an option."""
+
+
+class WorkflowConfigurationError(WorkflowValidationError):
+    """A workflow has no steps, or not exactly one kind of start event and one kind of stop event."""
+
+
+class WorkflowRuntimeError(GreenroomError):
+    """A run was started or used wrongly, or one of its steps returned what it did not declare."""
+
+
+class WorkflowTimeoutError(GreenroomError, TimeoutError):
+    """A run was at work for longer than `Workflow(timeout=...)` allows."""
+
+
+class StepTimeoutError(WorkflowTimeoutError):
+    """An invocation of a step ran for longer than `@step(timeout=...)` allows."""
+
+
+class WorkflowStuckError(GreenroomError):
+    """A run has nothing left that could ever finish it."""
+
+
+class WorkflowCancelledByUser(GreenroomError):
+    """The run was ended by `handler.cancel_run()`."""
+
+
+class ContextStateError(GreenroomError):
+    """A context was used outside its place: before its run, from a handler, or from within a step."""
+
+
+class ContextSerdeError(GreenroomError):
+    """A snapshot could not be written or read."""
+
+
+class DeadlockError(GreenroomError):
+    """A blocking call was refused because the thread that makes it is one that the answer needs."""
+
+
+class RuntimeShutdownError(GreenroomError):
+    """The runtime that a run belongs to has been shut down."""
+
+
+class RuntimeForkedError(GreenroomError):
+    """A runtime or a handler of the parent process was used in a forked child."""
+
+
+class StepCancelled(BaseException):
+    """Unwinds a step whose run has ended or was cancelled. Let it pass; clean up in `finally`."""

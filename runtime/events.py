@@ -1,0 +1,218 @@
+"""Events: what steps take, return, send and stream.
+
+An event is a pydantic model that also keeps keyword arguments which it does not declare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "Event",
+    "HumanResponseEvent",
+    "InputRequiredEvent",
+    "InternalDispatchEvent",
+    "StartEvent",
+    "StepFailedEvent",
+    "StepState",
+    "StepStateChanged",
+    "StopEvent",
+    "UnhandledEvent",
+    "WorkflowCancelledEvent",
+    "WorkflowFailedEvent",
+    "WorkflowIdleEvent",
+    "WorkflowTimedOutEvent",
+]
+
+_MISSING: Any = object()
+
+
+class Event(BaseModel):
+    """The base of all events. Subclass it and declare fields, or pass any keyword arguments.
+
+    Declared fields are validated as pydantic validates them; all others are kept as they are. Both are read as
+    attributes, by `ev[key]` and by `ev.get(key)`. An event is always true.
+
+    Example:
+        >>> class Draft(Event):
+        ...     text: str
+        >>> draft = Draft(text="hello", author="Ada")
+        >>> draft.text, draft.author, draft["author"], draft.get("editor", "nobody")
+        ('hello', 'Ada', 'Ada', 'nobody')
+    """
+
+    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True, protected_namespaces=())
+
+    def __getitem__(self, key: str) -> Any:
+        if key in type(self).model_fields:
+            return getattr(self, key)
+        return (self.__pydantic_extra__ or {})[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+
+    def __contains__(self, key: object) -> bool:
+        return key in type(self).model_fields or key in (self.__pydantic_extra__ or {})
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # an event reads like a mapping: over its keys
+        yield from type(self).model_fields
+        yield from self.__pydantic_extra__ or {}
+
+    def __len__(self) -> int:
+        return len(type(self).model_fields) + len(self.__pydantic_extra__ or {})
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of `key`, declared or not, or `default` where there is none."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def keys(self) -> list[str]:
+        """Return the names of all fields, the declared ones first."""
+        return list(self)
+
+    def values(self) -> list[Any]:
+        """Return the values of all fields, in the order of `keys`."""
+        return [self[key] for key in self]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return pairs of name and value, in the order of `keys`."""
+        return [(key, self[key]) for key in self]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a new dict of all fields; values are the event's own objects, not copies."""
+        return dict(self.items())
+
+
+class StartEvent(Event):
+    """Begins a run. `workflow.run(**kwargs)` builds it from its keyword arguments."""
+
+
+class StopEvent(Event):
+    """Ends a run. Its `result` is the result of the run; a subclass is itself the result.
+
+    Example:
+        >>> StopEvent(result=3).result
+        3
+    """
+
+    result: Any = None
+
+
+class InputRequiredEvent(Event):
+    """Asks a person. Returned by a step it is streamed, and the run waits for a `HumanResponseEvent`."""
+
+
+class HumanResponseEvent(Event):
+    """A person's answer, sent into the run from outside."""
+
+
+class StepFailedEvent(Event):
+    """A step failed for good. Only a `@catch_error` step takes it.
+
+    Attributes:
+        step_name: The step that failed.
+        input_event: The event that it was given.
+        exception: What it raised last.
+        attempts: How often it was tried, 1 or more.
+        elapsed_seconds: Seconds from the first try to the last failure.
+        failed_at: When it failed last, in UTC.
+    """
+
+    step_name: str
+    input_event: Event
+    exception: BaseException
+    attempts: int
+    elapsed_seconds: float
+    failed_at: datetime
+
+
+class WorkflowFailedEvent(StopEvent):
+    """Ends the stream of a run that failed. `handler.result()` raises the exception.
+
+    Attributes:
+        step_name: The step that failed, or None where the run failed as a whole.
+        exception: What was raised.
+        attempts: How often the step was tried, or None.
+        elapsed_seconds: Seconds from the step's first try to its last failure, or None.
+    """
+
+    step_name: str | None = None
+    exception: BaseException
+    attempts: int | None = None
+    elapsed_seconds: float | None = None
+
+
+class WorkflowTimedOutEvent(StopEvent):
+    """Ends the stream of a run that took too long.
+
+    Attributes:
+        timeout: The limit, in seconds at work.
+        active_steps: The names of the steps that were at work.
+    """
+
+    timeout: float
+    active_steps: list[str]
+
+
+class WorkflowCancelledEvent(StopEvent):
+    """Ends the stream of a run that was cancelled."""
+
+
+class InternalDispatchEvent(Event):
+    """An event about the run itself. Streams leave it out unless `expose_internal=True`."""
+
+
+class StepState(StrEnum):
+    """Where an invocation of a step is."""
+
+    PREPARING = "preparing"
+    RUNNING = "running"
+    NOT_RUNNING = "not_running"
+
+
+class StepStateChanged(InternalDispatchEvent):
+    """An invocation was queued, started or ended.
+
+    Attributes:
+        name: The step.
+        step_state: What it is now.
+        worker_id: The worker's number from 0, as text, or `<enqueued>` while none is free.
+        input_event_name: The class of the event that it was given.
+        output_event_name: The class of the event that it returned, or None.
+    """
+
+    name: str
+    step_state: StepState
+    worker_id: str
+    input_event_name: str
+    output_event_name: str | None = None
+
+
+class UnhandledEvent(InternalDispatchEvent):
+    """An event that no step takes and no wait claimed. It is kept in `handler.dead_letters()` or for a later wait.
+
+    Attributes:
+        event_type: The name of its class.
+        qualified_name: The class with its module.
+        step_name: The step it was addressed to, or None.
+        idle: Whether the run had nothing else to do.
+    """
+
+    event_type: str
+    qualified_name: str
+    step_name: str | None = None
+    idle: bool
+
+
+class WorkflowIdleEvent(InternalDispatchEvent):
+    """The run has nothing to do until somebody outside sends an event, or a timer fires."""

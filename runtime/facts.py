@@ -1,0 +1,306 @@
+"""What happens to a run, and what is to be done about it: the language between the core and the actors.
+
+Facts go into `RunState.apply`, effects come out. Both are plain data. A fact that wants an answer carries an `asker`,
+which is opaque to the core and comes back in an `Answer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from greenroom.errors import WorkflowCancelledByUser
+from greenroom.events import Event, StopEvent
+from greenroom.state import StoreCall
+
+if TYPE_CHECKING:
+    from greenroom.buffers import Expected
+    from greenroom.run_state import Invocation
+
+TimerKey: TypeAlias = tuple[Any, ...]
+
+
+# -- facts -------------------------------------------------------------------------------------------------------------
+
+
+class RunStarted:
+    """A run begins with its start event."""
+
+    __slots__ = ("event",)
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+
+class RunResumed:
+    """A run that was put away goes on."""
+
+    __slots__ = ()
+
+
+class EventArrived:
+    """Somebody outside sent an event, to a step by name or to whom it concerns."""
+
+    __slots__ = ("asker", "event", "step")
+
+    def __init__(self, event: Event, step: str | None = None) -> None:
+        self.event = event
+        self.step = step
+        self.asker: Any = None
+
+
+class EventSent:
+    """An invocation sent an event, at once or after `delay` seconds."""
+
+    __slots__ = ("attempt", "delay", "event", "invocation", "step")
+
+    def __init__(self, invocation: int, attempt: int, event: Event, step: str | None, delay: float | None) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+        self.event = event
+        self.step = step
+        self.delay = delay
+
+
+class EventWritten:
+    """An invocation wrote an event to the stream."""
+
+    __slots__ = ("attempt", "event", "invocation")
+
+    def __init__(self, invocation: int, attempt: int, event: Event) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+        self.event = event
+
+
+class CollectAsked:
+    """An invocation counts an event in and asks for the batch.
+
+    Attributes:
+        own: Whether the event is the one that the invocation was given.
+    """
+
+    __slots__ = ("asker", "attempt", "buffer_id", "event", "expected", "invocation", "own")
+
+    def __init__(
+        self, invocation: int, attempt: int, event: Event, own: bool, expected: Expected, buffer_id: str
+    ) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+        self.event = event
+        self.own = own
+        self.expected = expected
+        self.buffer_id = buffer_id
+        self.asker: Any = None
+
+
+class Finished:
+    """An attempt at an invocation ended well and returned an event or None."""
+
+    __slots__ = ("attempt", "event", "invocation")
+
+    def __init__(self, invocation: int, attempt: int, event: Event | None) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+        self.event = event
+
+
+class Failed:
+    """An attempt at an invocation raised."""
+
+    __slots__ = ("attempt", "error", "failed_at", "invocation")
+
+    def __init__(self, invocation: int, attempt: int, error: BaseException, failed_at: datetime) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+        self.error = error
+        self.failed_at = failed_at
+
+
+class TimerFired:
+    """A timer that an effect had set is due; `at` is the time of day, in UTC."""
+
+    __slots__ = ("at", "key")
+
+    def __init__(self, key: TimerKey, at: datetime) -> None:
+        self.key = key
+        self.at = at
+
+
+class CancelAsked:
+    """The run is to end. `error` is what its result raises."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error or WorkflowCancelledByUser("the run was cancelled by handler.cancel_run()")
+
+
+class DrainAsked:
+    """The run is to end as soon as nothing of it is queued or in flight. `error` is what its result raises then."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Crashed:
+    """A part of the engine has failed, and the run with it."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class BecameQuiet:
+    """All facts that were told have been applied, and none is on its way from a step."""
+
+    __slots__ = ()
+
+
+Fact: TypeAlias = (
+    RunStarted
+    | RunResumed
+    | EventArrived
+    | EventSent
+    | EventWritten
+    | CollectAsked
+    | StoreCall
+    | Finished
+    | Failed
+    | TimerFired
+    | CancelAsked
+    | DrainAsked
+    | Crashed
+    | BecameQuiet
+)
+
+
+# -- effects -----------------------------------------------------------------------------------------------------------
+
+
+class StartInvocation:
+    """Run the body of a step."""
+
+    __slots__ = ("attempt", "invocation")
+
+    def __init__(self, invocation: Invocation, attempt: int) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+
+
+class CancelInvocation:
+    """Tell a body that its result is no longer wanted."""
+
+    __slots__ = ("attempt", "invocation", "step")
+
+    def __init__(self, step: str, invocation: int, attempt: int) -> None:
+        self.step = step
+        self.invocation = invocation
+        self.attempt = attempt
+
+
+class Publish:
+    """Append an event to the stream; `offset` counts from 0 without a gap."""
+
+    __slots__ = ("event", "offset")
+
+    def __init__(self, event: Event, offset: int) -> None:
+        self.event = event
+        self.offset = offset
+
+
+class SetTimer:
+    """Have `TimerFired(key)` come at `at`, in the clock's seconds. A later one of the same key replaces it."""
+
+    __slots__ = ("at", "key")
+
+    def __init__(self, key: TimerKey, at: float) -> None:
+        self.key = key
+        self.at = at
+
+
+class DropTimer:
+    """Forget a timer."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: TimerKey) -> None:
+        self.key = key
+
+
+class Answer:
+    """Answer who asked, with a value or an error."""
+
+    __slots__ = ("asker", "error", "value")
+
+    def __init__(self, asker: Any, value: Any, error: BaseException | None = None) -> None:
+        self.asker = asker
+        self.value = value
+        self.error = error
+
+
+class Finish:
+    """The run has ended."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+Effect: TypeAlias = StartInvocation | CancelInvocation | Publish | SetTimer | DropTimer | Answer | Finish
+
+
+# -- what both speak of ------------------------------------------------------------------------------------------------
+
+
+class Caller(NamedTuple):
+    """An attempt at an invocation, as the owner of its calls to the store."""
+
+    invocation: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that nobody will take any more.
+
+    Attributes:
+        event: The event.
+        reason: Why, in a sentence.
+        step: The step that it was for, or None.
+    """
+
+    event: Event
+    reason: str
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: "completed", "failed", "timed_out" or "cancelled".
+        event: The last event of its stream.
+        error: What `handler.result()` raises, or None.
+    """
+
+    status: Literal["completed", "failed", "timed_out", "cancelled"]
+    event: StopEvent
+    error: BaseException | None = None
+
+    @property
+    def result(self) -> Any:
+        """The result of the run: that of a plain StopEvent, or the event itself."""
+        return self.event.result if type(self.event) is StopEvent else self.event
+
+
+def describe_lack(lacks: Mapping[type[Event], int]) -> str:
+    """Say what a collection lacks, such as `2 x Result, 1 x Query`."""
+    return ", ".join(f"{count} x {cls.__name__}" for cls, count in lacks.items())

@@ -1,0 +1,246 @@
+"""The graph of a workflow: which step takes what, and whether the whole can work.
+
+Built once for a workflow class, then only read, by any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from greenroom.errors import WorkflowConfigurationError, WorkflowValidationError
+from greenroom.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StepFailedEvent,
+    StopEvent,
+)
+from greenroom.steps import GRAPH_CHECKS, StepSpec
+
+__all__ = ["Graph"]
+
+
+class Graph:
+    """The steps of a workflow and the events between them.
+
+    Attributes:
+        name: The workflow's name, used in messages.
+        steps: The steps by name, in alphabetical order.
+        start_event_class: The one class of event that begins a run.
+        stop_event_class: The one class of event that ends a run.
+        events: Every class of event that a step takes or returns.
+        asks_people: Whether a step takes an event that only somebody outside can send.
+        state_type: The model of the run's state that the steps' `Context[State]` name, or None.
+    """
+
+    def __init__(self, name: str, steps: Iterable[StepSpec]) -> None:
+        """Read the graph.
+
+        Raises:
+            WorkflowConfigurationError: If there is not exactly one start event class and one stop event class.
+            WorkflowValidationError: If two steps name states of which neither extends the other.
+        """
+        self.name = name
+        self.steps: Mapping[str, StepSpec] = {spec.name: spec for spec in sorted(steps, key=lambda spec: spec.name)}
+        self._routes: dict[type[Event], tuple[StepSpec, ...]] = {}
+        accepted = {cls for spec in self.steps.values() for cls in spec.accepts}
+        returned = {cls for spec in self.steps.values() for cls in spec.returns}
+        self._accepted, self._returned = accepted, returned
+        self.events: list[type[Event]] = sorted(accepted | returned, key=lambda cls: cls.__qualname__)
+        self.start_event_class, self.stop_event_class = self._find_ends()
+        self.asks_people = any(issubclass(cls, HumanResponseEvent) for cls in accepted)
+        self.state_type = self._find_state_type()
+
+    def route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
+        """Return the steps that an event of this class goes to, in alphabetical order.
+
+        An event goes to every step that accepts its class; where none does, to those that accept its nearest base
+        class, as `functools.singledispatch` finds an implementation.
+        """
+        route = self._routes.get(event_class)
+        if route is None:
+            route = self._routes[event_class] = self._find_route(event_class)
+        return route
+
+    def accepts(self, spec: StepSpec, event_class: type[Event]) -> bool:
+        """Return whether a step takes events of this class when they are addressed to it by name."""
+        return issubclass(event_class, spec.accepts)
+
+    def check_target(self, step: str, event_class: type[Event]) -> str | None:
+        """Return what is wrong with addressing an event of this class to a step, or None."""
+        spec = self.steps.get(step)
+        if spec is None:
+            return f"step '{step}' does not exist in {self.name}; its steps are {', '.join(self.steps)}"
+        if not self.accepts(spec, event_class):
+            accepts = " | ".join(cls.__name__ for cls in spec.accepts)
+            return f"step '{step}' of {self.name} does not accept {event_class.__name__}; it accepts {accepts}"
+        return None
+
+    def validate(self, skip: Collection[str] = ()) -> None:
+        """Check that every event has a taker and a maker, and that every step can be reached and can end the run.
+
+        Args:
+            skip: Names of checks to leave out: "reachability", "terminal_event", "dead_end".
+
+        Raises:
+            WorkflowValidationError: With every fault that was found, one a line, each with what to do.
+        """
+        faults = [
+            f"step '{spec.name}' cannot accept {cls.__name__}: a stop event ends the run, no step sees it"
+            for spec in self.steps.values()
+            for cls in spec.accepts
+            if issubclass(cls, StopEvent)
+        ]
+        unmade = sorted(cls.__name__ for cls in self._accepted if not self._is_made(cls))
+        if unmade:
+            faults.append(
+                f"events that are consumed but never produced: {', '.join(unmade)}; name them in the return annotation"
+                " of the step that returns or sends them"
+            )
+        if "terminal_event" not in skip:
+            untaken = sorted(cls.__name__ for cls in self._returned if not self._is_taken(cls))
+            if untaken:
+                faults.append(
+                    f"[terminal_event] events that are produced but never consumed: {', '.join(untaken)}; add a step"
+                    " that takes them, or take them out of the return annotation"
+                )
+        # Connections come first: with an event unmade or untaken, reachability only repeats the fault.
+        if not faults:
+            faults += self._check_reachability(skip) + self._check_dead_ends(skip)
+        if faults:
+            raise WorkflowValidationError(f"{self.name} cannot work:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+    def _find_ends(self) -> tuple[type[StartEvent], type[StopEvent]]:
+        starts = sorted((c for c in self._accepted if issubclass(c, StartEvent)), key=lambda c: c.__qualname__)
+        stops = sorted((c for c in self._returned if issubclass(c, StopEvent)), key=lambda c: c.__qualname__)
+        faults = []
+        if not self.steps:
+            faults.append("it has no steps; decorate its methods with @step")
+        elif not starts:
+            faults.append(
+                "no step takes a StartEvent; annotate the event of the first step with StartEvent or a subclass"
+            )
+        elif len(starts) > 1:
+            faults.append(
+                f"steps take {len(starts)} kinds of start event, {_names(starts)}; a run begins with one kind"
+            )
+        if self.steps and not stops:
+            faults.append(
+                "no step returns a StopEvent; annotate the return of the last step with StopEvent or a subclass"
+            )
+        elif len(stops) > 1:
+            faults.append(f"steps return {len(stops)} kinds of stop event, {_names(stops)}; a run ends with one kind")
+        if faults:
+            raise WorkflowConfigurationError(f"{self.name} cannot work:\n" + "\n".join(f"  - {f}" for f in faults))
+        return starts[0], stops[0]
+
+    def _find_state_type(self) -> type | None:
+        found: type | None = None
+        for spec in self.steps.values():
+            state = spec.state_type
+            if state is None or (found is not None and issubclass(found, state)):
+                continue
+            if found is not None and not issubclass(state, found):
+                raise WorkflowValidationError(
+                    f"{self.name}: steps name the states {found.__name__} and {state.__name__}"
+                    "; let one extend the other"
+                )
+            found = state
+        return found
+
+    def _find_route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
+        for base in event_class.__mro__:
+            if not issubclass(base, Event) or issubclass(base, StopEvent):
+                continue
+            route = tuple(spec for spec in self.steps.values() if base in spec.accepts)
+            if route:
+                return route
+        return ()
+
+    def _is_made(self, accepted: type[Event]) -> bool:
+        if issubclass(accepted, StartEvent | HumanResponseEvent | StepFailedEvent | StopEvent):
+            return True
+        return any(issubclass(made, accepted) or issubclass(accepted, made) for made in self._returned)
+
+    def _is_taken(self, returned: type[Event]) -> bool:
+        if issubclass(returned, StopEvent | InputRequiredEvent | HumanResponseEvent):
+            return True
+        return bool(self._takers(returned))
+
+    def _takers(self, returned: type[Event]) -> list[StepSpec]:
+        """Return the steps that an event annotated as `returned` may reach: it may be a subclass when it comes."""
+        direct = list(self.route(returned))
+        return direct + [
+            spec
+            for spec in self.steps.values()
+            if spec not in direct and any(issubclass(cls, returned) for cls in spec.accepts)
+        ]
+
+    def _check_reachability(self, skip: Collection[str]) -> list[str]:
+        if "reachability" in skip:
+            return []
+        entries = (StartEvent, HumanResponseEvent, StepFailedEvent)
+        reached = {spec.name for spec in self.steps.values() if any(issubclass(cls, entries) for cls in spec.accepts)}
+        frontier = list(reached)
+        while frontier:
+            for cls in self.steps[frontier.pop()].returns:
+                for taker in self._takers(cls):
+                    if taker.name not in reached:
+                        reached.add(taker.name)
+                        frontier.append(taker.name)
+        lost = [
+            spec.name
+            for spec in self.steps.values()
+            if spec.name not in reached and "reachability" not in spec.options.skip_graph_checks
+        ]
+        return [f"[reachability] no event leads to {_steps(lost)}; check the events they take"] if lost else []
+
+    def _check_dead_ends(self, skip: Collection[str]) -> list[str]:
+        if "dead_end" in skip:
+            return []
+        exits = (StopEvent, InputRequiredEvent)
+        alive = {spec.name for spec in self.steps.values() if any(issubclass(cls, exits) for cls in spec.returns)}
+        # A step that only notes what somebody outside sent, and returns nothing, is no dead end.
+        alive |= {
+            spec.name
+            for spec in self.steps.values()
+            if not spec.returns and all(issubclass(cls, HumanResponseEvent | StepFailedEvent) for cls in spec.accepts)
+        }
+        grown = True
+        while grown:
+            more = {
+                spec.name
+                for spec in self.steps.values()
+                if spec.name not in alive
+                and any(taker.name in alive for cls in spec.returns for taker in self._takers(cls))
+            }
+            alive |= more
+            grown = bool(more)
+        dead = [
+            spec.name
+            for spec in self.steps.values()
+            if spec.name not in alive and "dead_end" not in spec.options.skip_graph_checks
+        ]
+        if not dead:
+            return []
+        return [
+            f"[dead_end] {_steps(dead)} can never lead to a stop event; let them return an event that does, or mark"
+            " them @step(skip_graph_checks=['dead_end'])"
+        ]
+
+
+def check_names(names: Collection[str] | None) -> frozenset[str]:
+    """Return the checks to skip, or raise WorkflowValidationError for a name that is not one."""
+    unknown = set(names or ()) - set(GRAPH_CHECKS)
+    if unknown:
+        raise WorkflowValidationError(f"unknown graph check names {sorted(unknown)}; known are {list(GRAPH_CHECKS)}")
+    return frozenset(names or ())
+
+
+def _names(classes: Iterable[type]) -> str:
+    return ", ".join(cls.__name__ for cls in classes)
+
+
+def _steps(names: list[str]) -> str:
+    return ("step " if len(names) == 1 else "steps ") + ", ".join(f"'{name}'" for name in names)

@@ -1,0 +1,342 @@
+"""The handler: what `workflow.run()` returns.
+
+The future's own lock protects its state. The supervisor's turn completes it; done-callbacks of the user's run on a
+thread of the pool, never in a turn. `_position` is written by whichever thread reads the handler's own stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from greenroom.actors.base import Ref
+from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.root import RunEnded
+from greenroom.actors.stream import StreamLog, Subscription, await_reply, settle
+from greenroom.actors.supervisor import ExposeInternal, Inspect
+from greenroom.context import Context, ContextCore, _current
+from greenroom.errors import DeadlockError, WorkflowRuntimeError
+from greenroom.events import Event, StopEvent
+from greenroom.facts import CancelAsked, DeadLetter, Outcome
+
+if TYPE_CHECKING:
+    from greenroom.graph import Graph
+    from greenroom.runtime import Runtime
+
+__all__ = ["EventStream", "Handler", "RunLink"]
+
+Status = Literal["running", "completed", "failed", "timed_out", "cancelled"]
+
+
+class RunLink:
+    """The way from outside to a run's supervisor: the port of `handler.ctx`."""
+
+    __slots__ = ("graph", "run_id", "runtime", "supervisor")
+
+    def __init__(self, graph: Graph, run_id: str, runtime: Runtime, supervisor: Ref) -> None:
+        self.graph = graph
+        self.run_id = run_id
+        self.runtime = runtime
+        self.supervisor = supervisor
+
+    def ask(self, fact: Any) -> Any:
+        """Hand over a fact and block for its answer."""
+        self.runtime.check_process()
+        return self.supervisor.ask(fact)
+
+    async def ask_async(self, fact: Any) -> Any:
+        """Hand over a fact and await its answer."""
+        self.runtime.check_process()
+        return await await_reply(self.supervisor.ask(fact, block=False))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the run is going on."""
+        return bool(self.ask(Inspect(lambda state: state.outcome is None)))
+
+    def running_steps(self) -> list[str]:
+        """Return the names of the steps that have an invocation running."""
+        steps: list[str] = self.ask(Inspect(lambda state: state.active_steps))
+        return steps
+
+
+class Handler(concurrent.futures.Future[Any]):
+    """A run in progress: its result, its stream, and the way to send it events.
+
+    It is a `concurrent.futures.Future`, so `result`, `exception`, `done`, `add_done_callback` and
+    `concurrent.futures.wait` work on it; and `await handler` works on any event loop. `cancel()` does nothing, as on
+    any future that runs: use `cancel_run()`. The run goes on if the handler is dropped.
+
+    Attributes:
+        run_id: The run's id.
+        ctx: The run's context, for its store and for running it again.
+
+    Example:
+        >>> from greenroom import StartEvent, StopEvent, Workflow, step
+        >>> class Double(Workflow):
+        ...     @step
+        ...     def double(self, ev: StartEvent) -> StopEvent:
+        ...         return StopEvent(result=2 * ev.n)
+        >>> handler = Double().run(n=21)
+        >>> handler.result(timeout=10)
+        42
+        >>> [type(event).__name__ for event in handler.stream_events()]
+        ['StopEvent']
+    """
+
+    ctx: Any
+    _context_class: type[ContextCore[Any]] = Context
+
+    def __init__(self, link: RunLink, log: StreamLog, stream: Ref, *, needs_loop: bool) -> None:
+        super().__init__()
+        self.run_id = link.run_id
+        self._link = link
+        self._log = log
+        self._stream = stream
+        self._needs_loop = needs_loop
+        self._outcome: Outcome | None = None
+        self._traceback: Any = None
+        self._position = log.first_offset - 1
+        self.ctx = self._context_class._of_run(link)
+        # A future that runs cannot be cancelled by those who merely wait for it.
+        self.set_running_or_notify_cancel()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of run '{self.run_id}' of {self._link.graph.name}: {self.status}>"
+
+    # -- the result ----------------------------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the run to end, and return its result.
+
+        Args:
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Returns:
+            The result of a plain StopEvent; of a subclass, the event itself.
+
+        Raises:
+            TimeoutError: If the run has not ended in time. It goes on.
+            WorkflowTimeoutError: If the run was ended for taking too long.
+            WorkflowCancelledByUser: If it was cancelled.
+            DeadlockError: If the calling thread is one that the run needs.
+            Exception: What a step raised, unchanged.
+        """
+        self._wait(timeout)
+        error = super().exception(timeout=0)
+        try:
+            if error is not None:
+                # Each raise would add its frames to the traceback that all callers share.
+                raise error.with_traceback(self._traceback)
+            return super().result(timeout=0)
+        finally:
+            del self, error
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the run to end, and return what `result` would raise, or None.
+
+        Raises:
+            TimeoutError: If the run has not ended in time.
+            DeadlockError: If the calling thread is one that the run needs.
+        """
+        self._wait(timeout)
+        return super().exception(timeout=0)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._await_result().__await__()
+
+    async def _await_result(self) -> Any:
+        if not self.done():
+            self._refuse_within_own_step("await handler")
+            await self._await_end()
+        return self.result(timeout=0)
+
+    async def _await_end(self) -> None:
+        if not self.done():
+            self._link.runtime.check_process()
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+
+            def wake(_: Any) -> None:
+                try:
+                    loop.call_soon_threadsafe(settle, future)
+                except RuntimeError:
+                    return  # The loop was closed; nobody awaits the handler any more.
+
+            super().add_done_callback(wake)
+            await future
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call `fn(handler)` when the run has ended: on a thread of the runtime, or at once if it has."""
+        if self.done():
+            super().add_done_callback(fn)
+        else:
+            dispatcher = self._link.runtime.dispatcher
+            super().add_done_callback(lambda _: dispatcher.execute(Unlimited(lambda: fn(self))))
+
+    @property
+    def status(self) -> Status:
+        """How the run is doing."""
+        return "running" if self._outcome is None else self._outcome.status
+
+    def get_stop_event(self) -> StopEvent | None:
+        """Return the event that ended the run's stream, or None while it runs."""
+        return None if self._outcome is None else self._outcome.event
+
+    def stop_event_result(self, timeout: float | None = None) -> StopEvent:
+        """Wait as `result` does, raise what it raises, and return the stop event itself."""
+        self.result(timeout)
+        assert self._outcome is not None
+        return self._outcome.event
+
+    # -- the stream ----------------------------------------------------------------------------------------------------
+
+    def stream_events(self, after: int | None = None, expose_internal: bool = False) -> EventStream:
+        """Read the events that the run publishes, with `for` or `async for`, up to and with the last one.
+
+        The last one is the stop event, or a `WorkflowFailedEvent`, `WorkflowTimedOutEvent` or
+        `WorkflowCancelledEvent`; none of them raises here. Nothing is lost by attaching late, even after the end.
+
+        Args:
+            after: Read what comes after this offset (-1: from the start), independently of all other readers. None
+                continues where this handler's reading stopped, as after a `break`.
+            expose_internal: Also read `StepStateChanged`, `UnhandledEvent` and `WorkflowIdleEvent`. They have no
+                offsets; only the newest thousand before the first such reader are kept.
+
+        Raises:
+            WorkflowRuntimeError: If `after` is no offset.
+        """
+        if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < -1):
+            raise WorkflowRuntimeError(f"stream_events(after=...) takes an offset, -1 or more, not {after!r}")
+        return EventStream(self, after, expose_internal)
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    def send_event(self, message: Event, step: str | None = None) -> None:
+        """Send an event into the run; return when the run has taken it. See `Context.send_event`."""
+        self.ctx.send_event(message, step)
+
+    def cancel_run(self, timeout: float = 5.0) -> None:
+        """End the run: `result()` then raises `WorkflowCancelledByUser`. Nothing happens if it has ended.
+
+        The bodies of `def` steps that are at work cannot be stopped: they see `ctx.cancelled`, and what they return is
+        ignored.
+
+        Args:
+            timeout: Seconds to wait at most for the run to have ended.
+        """
+        self._ask_cancel()
+        if not self.done():
+            self._link.runtime.dispatcher.wait(self, timeout)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the events that no step took and none will, oldest first, each with the reason."""
+        letters: list[DeadLetter] = self._link.ask(Inspect(lambda state: list(state.dead_letters)))
+        return letters
+
+    # -- within the engine ---------------------------------------------------------------------------------------------
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take the outcome. Called by the supervisor, in its turn."""
+        if self.done():
+            return
+        self._outcome = outcome
+        runtime = self._link.runtime
+        runtime.runs.pop(self.run_id, None)
+        if outcome.error is None:
+            self.set_result(outcome.result)
+        else:
+            self._traceback = outcome.error.__traceback__
+            self.set_exception(outcome.error)
+        runtime.root.tell(RunEnded(self.run_id))
+
+    def end(self, error: BaseException) -> None:
+        """End the run as cancelled, with this error as its result. Called at the runtime's shutdown."""
+        self._link.supervisor.tell_control(CancelAsked(error))
+
+    def is_done(self) -> bool:
+        """Return whether the run has ended."""
+        return self.done()
+
+    def block(self, timeout: float | None) -> None:
+        """Block until the run has ended. `Dispatcher.wait` calls it."""
+        concurrent.futures.wait([self], timeout)
+
+    def _wait(self, timeout: float | None) -> None:
+        if self.done():
+            return
+        self._refuse_to_block("result()")
+        if not self._link.runtime.dispatcher.wait(self, timeout):
+            raise TimeoutError(f"run '{self.run_id}' has not ended within {timeout} seconds; it goes on")
+
+    def _ask_cancel(self) -> None:
+        self._link.runtime.check_process()
+        if not self.done():
+            self._link.supervisor.tell_control(CancelAsked())
+
+    def _refuse_to_block(self, call: str) -> None:
+        self._link.runtime.check_process()
+        self._refuse_within_own_step(call)
+        if self._needs_loop and self._link.runtime.dispatcher.on_loop_thread():
+            raise DeadlockError(
+                f"{call} would block the event loop that the async steps of run '{self.run_id}' need: await the"
+                " handler, or use `async for`"
+            )
+
+    def _refuse_within_own_step(self, call: str) -> None:
+        context = _current.get(None)
+        port = None if context is None else context._step
+        if port is not None and getattr(port, "supervisor", None) is self._link.supervisor:
+            raise DeadlockError(
+                f"{call} within step '{port.invocation.spec.name}' would wait for its own run '{self.run_id}' for ever:"
+                " return a stop event, or wait outside the run"
+            )
+
+
+class EventStream:
+    """The events of a run, one after the other. Iterate it with `for` or with `async for`."""
+
+    def __init__(self, handler: Handler, after: int | None, expose_internal: bool) -> None:
+        self._handler = handler
+        self._after = after
+        self._expose_internal = expose_internal
+        self._place: Subscription | None = None
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        if self._place is None:
+            self._place = self._open()
+            if self._expose_internal:
+                self._handler._link.ask(ExposeInternal())
+        return next(self._place)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._place is None:
+            self._place = self._open()
+            if self._expose_internal:
+                await self._handler._link.ask_async(ExposeInternal())
+        return await anext(self._place)
+
+    def _open(self) -> Subscription:
+        handler = self._handler
+        handler._link.runtime.check_process()
+        continues = self._after is None
+        return Subscription(
+            handler._log,
+            handler._stream,
+            handler._link.runtime.dispatcher,
+            after=handler._position if self._after is None else self._after,
+            expose_internal=self._expose_internal,
+            moved=self._move if continues else None,
+            refuse=lambda: handler._refuse_to_block("iterating the stream"),
+        )
+
+    def _move(self, offset: int) -> None:
+        self._handler._position = offset

@@ -1,0 +1,680 @@
+"""The rules of a run: one deterministic state machine with no threads, no clock and no I/O.
+
+`RunState.apply(fact, now)` takes what has happened and returns what is to be done. The same facts at the same times
+give the same effects. It never copies itself, so that a fact costs the same however large the run has grown.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+from greenroom.buffers import CollectBuffer
+from greenroom.errors import (
+    GreenroomError,
+    RuntimeShutdownError,
+    StepCancelled,
+    StepTimeoutError,
+    WorkflowRuntimeError,
+    WorkflowStuckError,
+    WorkflowTimeoutError,
+)
+from greenroom.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StepState,
+    StepStateChanged,
+    StopEvent,
+    UnhandledEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowIdleEvent,
+    WorkflowTimedOutEvent,
+)
+from greenroom.facts import (
+    Answer,
+    BecameQuiet,
+    Caller,
+    CancelAsked,
+    CancelInvocation,
+    CollectAsked,
+    Crashed,
+    DeadLetter,
+    DrainAsked,
+    DropTimer,
+    Effect,
+    EventArrived,
+    EventSent,
+    EventWritten,
+    Fact,
+    Failed,
+    Finish,
+    Finished,
+    Outcome,
+    Publish,
+    RunResumed,
+    RunStarted,
+    SetTimer,
+    StartInvocation,
+    TimerFired,
+    describe_lack,
+)
+from greenroom.graph import Graph
+from greenroom.retry import RetryInfo, next_delay, retry_seed
+from greenroom.state import StateStore, StoreCall
+from greenroom.steps import StepSpec
+
+__all__ = ["Invocation", "Note", "RunState", "failed_outcome", "read_note"]
+
+MAX_DEAD_LETTERS = 10_000
+MAX_NOTES = 1_000
+RUN_TIMER = ("run",)
+
+OnStuck = Literal["fail", "wait"]
+Note = tuple[int, Callable[..., Event], tuple[Any, ...]]
+
+
+class Invocation:
+    """One event on its way through one step, over all its attempts."""
+
+    __slots__ = (
+        "attempt",
+        "batches",
+        "collected",
+        "event",
+        "first_started_at",
+        "handed",
+        "number",
+        "retry_info",
+        "spec",
+        "worker",
+    )
+
+    def __init__(self, number: int, spec: StepSpec, event: Event) -> None:
+        self.number = number
+        self.spec = spec
+        self.event = event
+        self.attempt = 1
+        self.worker: int | None = None
+        self.first_started_at: float | None = None
+        self.retry_info = _FIRST_TRY
+        # What collect_events did: buffers that the event was counted into, batches taken, batches handed out again.
+        self.collected: set[str] | None = None
+        self.batches: dict[str, list[list[Event]]] | None = None
+        self.handed: dict[str, int] | None = None
+
+
+_FIRST_TRY = RetryInfo(retry_number=0, elapsed_seconds=0.0, last_exception=None, last_failed_at=None)
+
+
+class _Lane:
+    """The workers of one step, and the invocations that wait for one."""
+
+    __slots__ = ("freed", "name", "num_workers", "queue", "used")
+
+    def __init__(self, spec: StepSpec) -> None:
+        self.name = spec.name
+        self.num_workers = spec.options.num_workers
+        self.queue: deque[Invocation] = deque()
+        self.freed: list[int] = []
+        self.used = 0
+
+    def take_worker(self) -> int | None:
+        """Return the smallest free worker's number, or None."""
+        if self.freed:
+            return heapq.heappop(self.freed)
+        if self.used < self.num_workers:
+            self.used += 1
+            return self.used - 1
+        return None
+
+
+class RunState:
+    """All that a run is, between two facts.
+
+    Attributes:
+        graph: The workflow's graph.
+        run_id: The run's id.
+        timeout: Seconds at work that the run may take, or None.
+        store: The state that the steps share.
+        invocations: Those that wait, run, or are in the delay before a retry, by number.
+        dead_letters: The newest events that nobody will take.
+        held: Events from outside that no step takes, in order; a wait may claim them.
+        open_inputs: Questions to people that are not answered, oldest first.
+        published: How many events the stream has: the next offset.
+        notes: The newest internal events, not yet built: each with the offset at which it belongs.
+        outcome: How the run ended, or None.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        run_id: str,
+        *,
+        timeout: float | None = None,
+        on_stuck: OnStuck = "fail",
+        store: StateStore | None = None,
+    ) -> None:
+        self.graph = graph
+        self.run_id = run_id
+        self.timeout = timeout
+        self.on_stuck = on_stuck
+        self.store = store if store is not None else StateStore(graph.state_type)
+        self.invocations: dict[int, Invocation] = {}
+        self.dead_letters: deque[DeadLetter] = deque(maxlen=MAX_DEAD_LETTERS)
+        self.held: list[tuple[Event, str | None]] = []
+        self.open_inputs: list[Event] = []
+        self.published = 0
+        self.notes: deque[Note] = deque(maxlen=MAX_NOTES)
+        self.outcome: Outcome | None = None
+        self._lanes: dict[str, _Lane] = {}
+        self._buffers: dict[tuple[str, str], CollectBuffer] = {}
+        self._delayed: dict[int, tuple[Event, str | None, float]] = {}
+        self._next_invocation = 0
+        self._next_delayed = 0
+        self._worked = 0.0
+        self._at_work_since: float | None = None
+        self._idle_noted = False
+        self._drain_error: BaseException | None = None
+
+    # -- what may be asked ---------------------------------------------------------------------------------------------
+
+    @property
+    def active_steps(self) -> list[str]:
+        """The names of the steps that have an invocation running, in alphabetical order."""
+        return sorted({inv.spec.name for inv in self.invocations.values() if inv.worker is not None})
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is queued or in flight, so that only the outside or a timer can go on."""
+        return not self.invocations and self.outcome is None
+
+    def reopen(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> bool:
+        """Make an ended run ready to go on under a new id; return whether it has unfinished work to resume.
+
+        One without begins anew, with its store kept and its stream at offset 0.
+        """
+        self.run_id, self.timeout, self.on_stuck = run_id, timeout, on_stuck
+        self.outcome = self._drain_error = None
+        self._at_work_since, self._worked, self._idle_noted = None, 0.0, False
+        self.notes.clear()
+        unfinished = bool(self.invocations or self._delayed or self.open_inputs or self.held or self.buffered())
+        if not unfinished:
+            self.published = 0
+            self.dead_letters.clear()
+        return unfinished
+
+    def buffered(self) -> dict[tuple[str, str], list[Event]]:
+        """Return the events that wait in each collection, by step and buffer id."""
+        return {key: buffer.events for key, buffer in self._buffers.items() if buffer.events}
+
+    # -- the one way in ------------------------------------------------------------------------------------------------
+
+    def apply(self, fact: Fact, now: float) -> list[Effect]:
+        """Take a fact in.
+
+        Args:
+            fact: What has happened.
+            now: When, in seconds of a clock that does not go back.
+
+        Returns:
+            What is to be done, in order.
+        """
+        effects: list[Effect] = []
+        if self.outcome is not None:
+            self._apply_after_end(fact, effects)
+            return effects
+        _RULES[type(fact)](self, fact, now, effects)
+        if self.timeout is not None and self.outcome is None:
+            self._mind_clock(now, effects)
+        return effects
+
+    # -- rules, one a fact ---------------------------------------------------------------------------------------------
+
+    def _run_started(self, fact: RunStarted, now: float, effects: list[Effect]) -> None:
+        self._deliver(fact.event, None, now, effects)
+
+    def _run_resumed(self, fact: RunResumed, now: float, effects: list[Effect]) -> None:
+        for number, (_, _, due) in self._delayed.items():
+            effects.append(SetTimer(("delayed", number), due))
+        for invocation in list(self.invocations.values()):
+            self._admit(invocation, now, effects)
+
+    def _event_arrived(self, fact: EventArrived, now: float, effects: list[Effect]) -> None:
+        event = fact.event
+        if self.open_inputs and isinstance(event, HumanResponseEvent):
+            self.open_inputs.pop(0)
+        if not self._deliver(event, fact.step, now, effects):
+            self.held.append((event, fact.step))
+            self._note_unhandled(event, fact.step)
+        effects.append(Answer(fact.asker, None))
+
+    def _event_sent(self, fact: EventSent, now: float, effects: list[Effect]) -> None:
+        if self._is_current(fact.invocation, fact.attempt):
+            if fact.delay:
+                number, self._next_delayed = self._next_delayed, self._next_delayed + 1
+                self._delayed[number] = (fact.event, fact.step, now + fact.delay)
+                effects.append(SetTimer(("delayed", number), now + fact.delay))
+            else:
+                self._deliver_inside(fact.event, fact.step, now, effects)
+        else:
+            self._bury(fact.event, "it was sent by an attempt that had been given up", fact.step)
+
+    def _event_written(self, fact: EventWritten, now: float, effects: list[Effect]) -> None:
+        if self._is_current(fact.invocation, fact.attempt):
+            self._publish(fact.event, effects)
+            if isinstance(fact.event, InputRequiredEvent):
+                self.open_inputs.append(fact.event)
+        else:
+            self._bury(fact.event, "it was written by an attempt that had been given up", None)
+
+    def _collect_asked(self, fact: CollectAsked, now: float, effects: list[Effect]) -> None:
+        invocation = self.invocations.get(fact.invocation)
+        if invocation is not None and invocation.attempt == fact.attempt:
+            effects.append(Answer(fact.asker, self._collect(invocation, fact)))
+        else:
+            effects.append(Answer(fact.asker, None, _given_up()))
+
+    def _store_called(self, fact: StoreCall, now: float, effects: list[Effect]) -> None:
+        if isinstance(fact.owner, Caller) and not self._is_current(fact.owner.invocation, fact.owner.attempt):
+            effects.append(Answer(fact.asker, None, _given_up()))
+        else:
+            self.store.call(fact, _answer_into(effects))
+
+    def _finished(self, fact: Finished, now: float, effects: list[Effect]) -> None:
+        event = fact.event
+        invocation = self.invocations.get(fact.invocation)
+        if invocation is None or invocation.attempt != fact.attempt:
+            if event is not None:
+                self._bury(event, "it was returned by an attempt that had been given up", None)
+            return
+        del self.invocations[fact.invocation]
+        worker = self._leave(invocation, None if event is None else type(event).__name__, effects)
+        if isinstance(event, StopEvent):
+            self._end(Outcome("completed", event), effects)
+            return
+        self._serve_queue(invocation.spec, worker, now, effects)
+        if event is None:
+            return
+        if isinstance(event, InputRequiredEvent):
+            self._publish(event, effects)
+            self.open_inputs.append(event)
+            self._deliver(event, None, now, effects)
+        else:
+            self._deliver_inside(event, None, now, effects)
+
+    def _failed(self, fact: Failed, now: float, effects: list[Effect]) -> None:
+        invocation = self.invocations.get(fact.invocation)
+        if invocation is None or invocation.attempt != fact.attempt:
+            return
+        error, attempt = fact.error, invocation.attempt
+        started = invocation.first_started_at
+        elapsed = now - started if started is not None else 0.0
+        delay: float | None = None
+        policy = invocation.spec.options.retry_policy
+        if policy is not None and isinstance(error, Exception):
+            try:
+                seed = retry_seed(self.run_id, invocation.spec.name, attempt)
+                delay = next_delay(policy, elapsed, attempt, error, seed)
+            except Exception as policy_error:
+                # A policy is the user's code; one that raises fails the run with what it raised.
+                policy_error.__context__ = error
+                error = policy_error
+        worker = self._leave(invocation, None, effects)
+        if delay is None:
+            del self.invocations[invocation.number]
+            self._fail(error, effects, invocation.spec.name, attempt, elapsed)
+            return
+        invocation.attempt += 1
+        invocation.retry_info = RetryInfo(
+            attempt, elapsed, error if isinstance(error, Exception) else None, fact.failed_at
+        )
+        invocation.handed = None
+        effects.append(SetTimer(("retry", invocation.number), now + delay))
+        self._serve_queue(invocation.spec, worker, now, effects)
+
+    def _timer_fired(self, fact: TimerFired, now: float, effects: list[Effect]) -> None:
+        match fact.key:
+            case ("run",):
+                self._check_timeout(now, effects)
+            case ("retry", number):
+                invocation = self.invocations.get(number)
+                if invocation is not None:
+                    self._admit(invocation, now, effects, first=True)
+            case ("step", number, attempt):
+                self._step_timed_out(number, attempt, fact.at, now, effects)
+            case ("delayed", number):
+                event, step, _ = self._delayed.pop(number)
+                self._deliver_inside(event, step, now, effects)
+
+    def _cancel_asked(self, fact: CancelAsked, now: float, effects: list[Effect]) -> None:
+        self._end(Outcome("cancelled", WorkflowCancelledEvent(), fact.error), effects)
+
+    def _drain_asked(self, fact: DrainAsked, now: float, effects: list[Effect]) -> None:
+        self._drain_error = fact.error
+        if not self.invocations:
+            self._end(Outcome("cancelled", WorkflowCancelledEvent(), fact.error), effects)
+
+    def _crashed(self, fact: Crashed, now: float, effects: list[Effect]) -> None:
+        self._fail(fact.error, effects)
+
+    def _became_quiet(self, fact: BecameQuiet, now: float, effects: list[Effect]) -> None:
+        if self.invocations or self._idle_noted:
+            return
+        if self._drain_error is not None:
+            self._end(Outcome("cancelled", WorkflowCancelledEvent(), self._drain_error), effects)
+            return
+        self._idle_noted = True
+        self.notes.append((self.published, WorkflowIdleEvent, ()))
+        may_go_on = self.graph.asks_people or self.open_inputs or self._delayed
+        if self.on_stuck == "fail" and not may_go_on:
+            self._fail(WorkflowStuckError(self._describe_stuck()), effects)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, event: Event, step: str | None, now: float, effects: list[Effect]) -> bool:
+        """Give an event to the steps that take it; return whether there was one."""
+        steps = self.graph.route(type(event)) if step is None else (self.graph.steps[step],)
+        for spec in steps:
+            number = self._next_invocation
+            self._next_invocation = number + 1
+            invocation = self.invocations[number] = Invocation(number, spec, event)
+            self._admit(invocation, now, effects)
+        return bool(steps)
+
+    def _deliver_inside(self, event: Event, step: str | None, now: float, effects: list[Effect]) -> None:
+        if not self._deliver(event, step, now, effects):
+            self._note_unhandled(event, step)
+            self._bury(event, "no step takes it", step)
+
+    def _publish(self, event: Event, effects: list[Effect]) -> None:
+        effects.append(Publish(event, self.published))
+        self.published += 1
+
+    def _bury(self, event: Event, reason: str, step: str | None) -> None:
+        self.dead_letters.append(DeadLetter(event, reason, step))
+
+    def _note_unhandled(self, event: Event, step: str | None) -> None:
+        self.notes.append((self.published, _unhandled, (type(event), step, not self.invocations)))
+
+    # -- invocations ---------------------------------------------------------------------------------------------------
+
+    def _admit(self, invocation: Invocation, now: float, effects: list[Effect], *, first: bool = False) -> None:
+        """Start an invocation if its step has a free worker, else put it in the queue."""
+        spec = invocation.spec
+        lane = self._lanes.get(spec.name)
+        if lane is None:
+            lane = self._lanes[spec.name] = _Lane(spec)
+        worker = lane.take_worker()
+        if worker is not None:
+            self._start(invocation, worker, now, effects)
+            return
+        if first:
+            lane.queue.appendleft(invocation)
+        else:
+            lane.queue.append(invocation)
+        self.notes.append(
+            (self.published, _state_changed, (lane.name, StepState.PREPARING, None, type(invocation.event), None))
+        )
+
+    def _start(self, invocation: Invocation, worker: int, now: float, effects: list[Effect]) -> None:
+        self._idle_noted = False
+        spec = invocation.spec
+        invocation.worker = worker
+        if invocation.first_started_at is None:
+            invocation.first_started_at = now
+        self.notes.append(
+            (self.published, _state_changed, (spec.name, StepState.RUNNING, worker, type(invocation.event), None))
+        )
+        effects.append(StartInvocation(invocation, invocation.attempt))
+        if spec.options.timeout is not None:
+            key = ("step", invocation.number, invocation.attempt)
+            effects.append(SetTimer(key, now + spec.options.timeout))
+
+    def _leave(self, invocation: Invocation, output: str | None, effects: list[Effect]) -> int:
+        """Take the invocation off its worker; return the worker's number."""
+        worker, invocation.worker = invocation.worker, None
+        assert worker is not None
+        spec = invocation.spec
+        arguments = (spec.name, StepState.NOT_RUNNING, worker, type(invocation.event), output)
+        self.notes.append((self.published, _state_changed, arguments))
+        if spec.options.timeout is not None:
+            effects.append(DropTimer(("step", invocation.number, invocation.attempt)))
+        if self.store.is_contended:
+            self.store.release(Caller(invocation.number, invocation.attempt), _answer_into(effects))
+        return worker
+
+    def _serve_queue(self, spec: StepSpec, worker: int, now: float, effects: list[Effect]) -> None:
+        """Give a free worker to the next in the queue."""
+        lane = self._lanes[spec.name]
+        if lane.queue:
+            self._start(lane.queue.popleft(), worker, now, effects)
+        else:
+            heapq.heappush(lane.freed, worker)
+
+    def _is_current(self, number: int, attempt: int) -> bool:
+        invocation = self.invocations.get(number)
+        return invocation is not None and invocation.attempt == attempt and invocation.worker is not None
+
+    def _step_timed_out(self, number: int, attempt: int, at: datetime, now: float, effects: list[Effect]) -> None:
+        if not self._is_current(number, attempt):
+            return
+        spec = self.invocations[number].spec
+        effects.append(CancelInvocation(spec.name, number, attempt))
+        error = StepTimeoutError(f"step '{spec.name}' took longer than its timeout of {spec.options.timeout} seconds")
+        self._failed(Failed(number, attempt, error, at), now, effects)
+
+    # -- collections ---------------------------------------------------------------------------------------------------
+
+    def _collect(self, invocation: Invocation, fact: CollectAsked) -> list[Event] | None:
+        buffer_id, expected = fact.buffer_id, fact.expected
+        # A batch that an earlier attempt was handed goes to this one before anything is counted.
+        if invocation.batches and buffer_id in invocation.batches:
+            handed = invocation.handed = invocation.handed if invocation.handed is not None else {}
+            earlier = invocation.batches[buffer_id]
+            index = handed.get(buffer_id, 0)
+            handed[buffer_id] = index + 1
+            if index < len(earlier):
+                return earlier[index]
+        buffer = self._buffer(invocation.spec.name, buffer_id)
+        if fact.own and invocation.collected is not None and buffer_id in invocation.collected:
+            batch = buffer.take_complete(expected)
+        else:
+            batch = buffer.add(fact.event, expected)
+        if invocation.spec.options.retry_policy is not None:
+            if fact.own:
+                invocation.collected = (invocation.collected or set()) | {buffer_id}
+            if batch:
+                batches = invocation.batches = invocation.batches if invocation.batches is not None else {}
+                batches.setdefault(buffer_id, []).append(batch)
+                handed = invocation.handed = invocation.handed if invocation.handed is not None else {}
+                handed[buffer_id] = len(batches[buffer_id])
+        return batch
+
+    def _buffer(self, step: str, buffer_id: str) -> CollectBuffer:
+        buffer = self._buffers.get((step, buffer_id))
+        if buffer is None:
+            buffer = self._buffers[step, buffer_id] = CollectBuffer()
+        return buffer
+
+    # -- time at work --------------------------------------------------------------------------------------------------
+
+    def _mind_clock(self, now: float, effects: list[Effect]) -> None:
+        """Let the run's clock go while there is work, and stand still while there is none."""
+        assert self.timeout is not None
+        if self.invocations:
+            if self._at_work_since is None:
+                self._at_work_since = now
+                effects.append(SetTimer(RUN_TIMER, now + self.timeout - self._worked))
+        elif self._at_work_since is not None:
+            self._worked += now - self._at_work_since
+            self._at_work_since = None
+            effects.append(DropTimer(RUN_TIMER))
+
+    def _check_timeout(self, now: float, effects: list[Effect]) -> None:
+        if self.timeout is None or self._at_work_since is None:
+            return
+        active = self.active_steps
+        at_work = f"Currently active steps: {', '.join(active)}" if active else "No steps active"
+        error = WorkflowTimeoutError(f"Operation timed out after {self.timeout} seconds. {at_work}")
+        event = WorkflowTimedOutEvent(timeout=self.timeout, active_steps=active)
+        self._end(Outcome("timed_out", event, error), effects)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _fail(
+        self,
+        error: BaseException,
+        effects: list[Effect],
+        step: str | None = None,
+        attempts: int | None = None,
+        elapsed: float | None = None,
+    ) -> None:
+        self._end(failed_outcome(error, step, attempts, elapsed), effects)
+
+    def _end(self, outcome: Outcome, effects: list[Effect]) -> None:
+        self.outcome = outcome
+        for invocation in self.invocations.values():
+            if invocation.worker is not None:
+                effects.append(CancelInvocation(invocation.spec.name, invocation.number, invocation.attempt))
+                self.store.release(Caller(invocation.number, invocation.attempt), _answer_into(effects))
+        if outcome.status == "cancelled":
+            self._put_away()
+        else:
+            self._clear_work()
+        self._publish(outcome.event, effects)
+        effects.append(Finish(outcome))
+
+    def _put_away(self) -> None:
+        """Keep all unfinished work, so that the run can be resumed: what ran will run again before what waited."""
+        running = [inv for inv in self.invocations.values() if inv.worker is not None]
+        delayed = [inv for inv in self.invocations.values() if inv.worker is None and not self._is_queued(inv)]
+        queued = [inv for lane in self._lanes.values() for inv in lane.queue]
+        for invocation in running:
+            invocation.worker = None
+        self.invocations = {inv.number: inv for inv in (*running, *delayed, *queued)}
+        self._lanes.clear()
+
+    def _is_queued(self, invocation: Invocation) -> bool:
+        lane = self._lanes.get(invocation.spec.name)
+        return lane is not None and invocation in lane.queue
+
+    def _clear_work(self) -> None:
+        """Account for every event that the end leaves behind."""
+        for lane in self._lanes.values():
+            for invocation in lane.queue:
+                self._bury(invocation.event, "the run ended before the step took it", lane.name)
+        for (step, _), buffer in self._buffers.items():
+            for event in buffer.events:
+                self._bury(event, "the run ended before its collection was complete", step)
+        for event, target, _ in self._delayed.values():
+            self._bury(event, "the run ended before its delay was over", target)
+        for event, target in self.held:
+            self._bury(event, "the run ended and nothing had waited for it", target)
+        self.invocations.clear()
+        self._lanes.clear()
+        self._buffers.clear()
+        self._delayed.clear()
+        self.held.clear()
+        self.open_inputs.clear()
+
+    def _apply_after_end(self, fact: Fact, effects: list[Effect]) -> None:
+        """The run is over: its state may still be read and set, all else is turned away by name."""
+        if isinstance(fact, StoreCall) and not isinstance(fact.owner, Caller):
+            self.store.call(fact, _answer_into(effects))
+        elif isinstance(fact, StoreCall | CollectAsked):
+            effects.append(Answer(fact.asker, None, _given_up()))
+        elif isinstance(fact, EventArrived):
+            self._bury(fact.event, "it came after the run had ended", fact.step)
+            error: GreenroomError = WorkflowRuntimeError(
+                f"run '{self.run_id}' has ended; {type(fact.event).__name__} was not delivered"
+            )
+            assert self.outcome is not None
+            if isinstance(self.outcome.error, RuntimeShutdownError):
+                error = RuntimeShutdownError(f"{self.outcome.error}; {type(fact.event).__name__} was not delivered")
+            effects.append(Answer(fact.asker, None, error))
+        elif isinstance(fact, EventSent):
+            self._bury(fact.event, "it was sent after the run had ended", fact.step)
+        elif isinstance(fact, EventWritten):
+            self._bury(fact.event, "it was written to the stream after the run had ended", None)
+        elif isinstance(fact, Finished) and fact.event is not None and not isinstance(fact.event, StopEvent):
+            self._bury(fact.event, "it was returned after the run had ended", None)
+
+    def _describe_stuck(self) -> str:
+        lines = [
+            f"run '{self.run_id}' of {self.graph.name} is stuck: nothing is queued, in flight or awaited, and no step"
+            " takes an event that only somebody outside can send"
+        ]
+        for (step, buffer_id), buffer in self._buffers.items():
+            if buffer.events:
+                lines.append(
+                    f"  - the collection '{buffer_id}' of step '{step}' holds {len(buffer.events)}"
+                    f" and lacks {describe_lack(buffer.lacks)}"
+                )
+        for letter in list(self.dead_letters)[-5:]:
+            lines.append(f"  - {type(letter.event).__name__} was not taken: {letter.reason}")
+        lines.append("return an event that leads to a stop event, or keep the run with Workflow(on_stuck='wait')")
+        return "\n".join(lines)
+
+
+_RULES: dict[type, Callable[[RunState, Any, float, list[Effect]], None]] = {
+    RunStarted: RunState._run_started,
+    RunResumed: RunState._run_resumed,
+    EventArrived: RunState._event_arrived,
+    EventSent: RunState._event_sent,
+    EventWritten: RunState._event_written,
+    CollectAsked: RunState._collect_asked,
+    Crashed: RunState._crashed,
+    DrainAsked: RunState._drain_asked,
+    StoreCall: RunState._store_called,
+    Finished: RunState._finished,
+    Failed: RunState._failed,
+    TimerFired: RunState._timer_fired,
+    CancelAsked: RunState._cancel_asked,
+    BecameQuiet: RunState._became_quiet,
+}
+
+
+def failed_outcome(
+    error: BaseException, step: str | None = None, attempts: int | None = None, elapsed: float | None = None
+) -> Outcome:
+    """Return the outcome of a run that failed, in a step or as a whole."""
+    event = WorkflowFailedEvent(step_name=step, exception=error, attempts=attempts, elapsed_seconds=elapsed)
+    return Outcome("failed", event, error)
+
+
+def _given_up() -> StepCancelled:
+    return StepCancelled("this attempt was given up: the run has ended, or the step took longer than its timeout")
+
+
+def _answer_into(effects: list[Effect]) -> Callable[[Any, Any, BaseException | None], None]:
+    return lambda asker, value, error: effects.append(Answer(asker, value, error))
+
+
+def read_note(note: Note) -> Event:
+    """Build the internal event that a note stands for."""
+    _, build, arguments = note
+    return build(*arguments)
+
+
+def _state_changed(name: str, state: StepState, worker: int | None, event: type[Event], output: str | None) -> Event:
+    return StepStateChanged(
+        name=name,
+        step_state=state,
+        worker_id="<enqueued>" if worker is None else str(worker),
+        input_event_name=event.__name__,
+        output_event_name=output,
+    )
+
+
+def _unhandled(event_class: type[Event], step: str | None, idle: bool) -> Event:
+    return UnhandledEvent(
+        event_type=event_class.__name__,
+        qualified_name=f"{event_class.__module__}.{event_class.__qualname__}",
+        step_name=step,
+        idle=idle,
+    )

@@ -1,0 +1,184 @@
+"""The runtime: the threads and actors that runs share, from the first run to an orderly end.
+
+A process has a default runtime, made on first use. `_default_lock` protects which one it is. `runs` is a dict of which
+only single operations are used, from any thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from greenroom.actors.pool import PoolDispatcher
+from greenroom.actors.root import Drain, RootSupervisor
+from greenroom.errors import RuntimeForkedError, RuntimeShutdownError, WorkflowRuntimeError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from greenroom.actors.dispatcher import Dispatcher
+    from greenroom.handler import Handler
+
+__all__ = ["Runtime", "current_runtime", "default_runtime", "shutdown_default_runtime"]
+
+DEFAULT_MAX_THREADS = 256
+EXIT_SECONDS = 1.0
+JOIN_SECONDS = 5.0
+
+_current: ContextVar[Runtime | None] = ContextVar("greenroom_runtime", default=None)
+_default: Runtime | None = None
+_default_lock = threading.Lock()
+_living: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+class Runtime:
+    """Gives threads, an event loop and a clock to runs, and ends them in order.
+
+    Within `with Runtime(...):` it is the one that workflows run on, unless they were built with another. No thread
+    exists before the first run. Leaving the block waits until no run has anything queued or in flight; runs that rest,
+    as those that wait for a person, are ended then with `RuntimeShutdownError`. Leaving it by an exception ends all.
+
+    Attributes:
+        dispatcher: The threads and the clock.
+        runs: The handlers of the runs that have not ended, by run id.
+
+    Example:
+        >>> from greenroom import Runtime, StartEvent, StopEvent, Workflow, step
+        >>> class Hello(Workflow):
+        ...     @step
+        ...     def hello(self, ev: StartEvent) -> StopEvent:
+        ...         return StopEvent(result="hello")
+        >>> with Runtime(max_threads=8):
+        ...     print(Hello().run().result())
+        hello
+    """
+
+    def __init__(
+        self, *, max_threads: int = DEFAULT_MAX_THREADS, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """Make a runtime.
+
+        Args:
+            max_threads: How many bodies of `def` steps may be at work at once, over all runs; 1 or more. One that waits
+                within Greenroom, as for another run's result, does not count.
+            loop: The event loop for `async def` steps, to be run by the program; None for a thread of the runtime's
+            own.
+
+        Raises:
+            WorkflowRuntimeError: If `max_threads` is no integer above 0.
+        """
+        if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
+            raise WorkflowRuntimeError(f"Runtime(max_threads=...) takes an integer, 1 or more, not {max_threads!r}")
+        self._begin(PoolDispatcher(max_threads, loop))
+
+    def _begin(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.root = RootSupervisor.start(dispatcher)
+        self.runs: dict[str, Handler] = {}
+        self._process = os.getpid()
+        self._tokens: list[Token[Runtime | None]] = []
+        _living.add(self)
+
+    def __enter__(self) -> Runtime:
+        self.check_usable()
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _current.reset(self._tokens.pop())
+        self.shutdown(timeout=None if kind is None else 0.0)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """End the runtime. Runs that are at work may finish; then all threads end that can be ended.
+
+        Args:
+            timeout: Seconds that runs at work may take at most; then they are cancelled. None waits as long as it
+            takes.
+        """
+        self.check_process()
+        if self.dispatcher.closed:
+            return
+        error = RuntimeShutdownError("the runtime was shut down before the run had ended")
+        try:
+            drained = self.root.ask(Drain(error), block=False)
+            finished = self.dispatcher.wait(drained, timeout)
+        except BaseException:
+            self._end_all(error)
+            raise
+        if not finished:
+            self._end_all(error)
+        else:
+            self.dispatcher.shutdown(JOIN_SECONDS)
+
+    def check_usable(self) -> None:
+        """Raise if no run can begin here: after the shutdown, or in a forked child."""
+        self.check_process()
+        if self.dispatcher.closed:
+            raise RuntimeShutdownError("this Runtime has been shut down; make a new one, or use the default one")
+
+    def check_process(self) -> None:
+        """Raise RuntimeForkedError in a forked child, where the runtime's threads do not exist."""
+        if self._process != os.getpid():
+            raise RuntimeForkedError(
+                f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: start"
+                " the run in the child, whose default runtime is its own"
+            )
+
+    def _end_all(self, error: RuntimeShutdownError) -> None:
+        for handler in list(self.runs.values()):
+            handler.end(error)
+        self.dispatcher.shutdown(EXIT_SECONDS)
+
+
+def default_runtime() -> Runtime:
+    """Return the process's own runtime, made on first use and shut down at exit."""
+    global _default
+    runtime = _default
+    if runtime is None or runtime.dispatcher.closed:
+        with _default_lock:
+            if _default is None or _default.dispatcher.closed:
+                _default = Runtime()
+            runtime = _default
+    return runtime
+
+
+def current_runtime() -> Runtime:
+    """Return the runtime of the `with` block that this code is in, or the default one."""
+    return _current.get() or default_runtime()
+
+
+def shutdown_default_runtime(timeout: float = 0.0) -> None:
+    """Shut the default runtime down, as at exit; the next run makes a new one.
+
+    Args:
+        timeout: Seconds that runs at work may take at most before they are cancelled.
+    """
+    global _default
+    with _default_lock:
+        runtime, _default = _default, None
+    if runtime is not None:
+        runtime.shutdown(timeout)
+
+
+def _at_exit() -> None:
+    for runtime in list(_living):
+        if runtime._process == os.getpid():
+            runtime.shutdown(timeout=0.0)
+
+
+def _after_fork_in_child() -> None:
+    global _default, _default_lock
+    # Another thread of the parent may have held the lock at the fork.
+    _default_lock = threading.Lock()
+    _default = None
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,302 @@
+"""The workflow: a class whose steps make a graph, and whose `run` begins a run."""
+
+from __future__ import annotations
+
+import contextvars
+import secrets
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar, cast
+
+from pydantic import ValidationError
+
+from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.root import RunAdmitted
+from greenroom.actors.supervisor import Inspect, RunSupervisor
+from greenroom.context import ContextCore, RestingPort
+from greenroom.errors import ContextStateError, WorkflowRuntimeError, WorkflowValidationError
+from greenroom.events import Event, StartEvent, StopEvent
+from greenroom.facts import RunResumed, RunStarted
+from greenroom.graph import Graph, check_names
+from greenroom.handler import Handler, RunLink
+from greenroom.run_state import OnStuck, RunState
+from greenroom.runtime import Runtime, _current, current_runtime
+from greenroom.steps import read_step, step_options
+from greenroom.verbose import print_progress
+
+__all__ = ["Workflow"]
+
+
+class Workflow:
+    """Base of all workflows. Its `@step` methods take events and return events.
+
+    A workflow may be run any number of times, from any thread, also at once; the runs share its attributes.
+
+    Attributes:
+        timeout: Seconds at work that a run may take, or None.
+        workflow_name: The name used in messages and snapshots.
+
+    Example:
+        >>> from greenroom import Event, StartEvent, StopEvent, Workflow, step
+        >>> class Counted(Event):
+        ...     words: int
+        >>> class Count(Workflow):
+        ...     @step
+        ...     def count(self, ev: StartEvent) -> Counted:
+        ...         return Counted(words=len(ev.text.split()))
+        ...     @step
+        ...     def report(self, ev: Counted) -> StopEvent:
+        ...         return StopEvent(result=f"{ev.words} words")
+        >>> Count(timeout=10).run(text="to be or not to be").result()
+        '6 words'
+    """
+
+    _free_steps: ClassVar[dict[str, Any]] = {}
+    _version: ClassVar[int] = 0
+    _handler_class: ClassVar[type[Handler]] = Handler
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._free_steps = {}
+
+    def __init__(
+        self,
+        timeout: float | None = None,
+        disable_validation: bool = False,
+        verbose: bool = False,
+        num_concurrent_runs: int | None = None,
+        runtime: Runtime | None = None,
+        workflow_name: str | None = None,
+        skip_graph_checks: Collection[str] | None = None,
+        on_stuck: OnStuck = "fail",
+    ) -> None:
+        """Build the workflow and check it.
+
+        Args:
+            timeout: Seconds that a run may be at work; time spent waiting for a person does not count. None: no limit.
+            disable_validation: Skip the checks of the graph. The signatures are always checked.
+            verbose: Print what the steps do, or log it to `greenroom.verbose` where somebody listens.
+            num_concurrent_runs: How many runs of this object may go on at once; further ones wait. None: no limit.
+            runtime: Where to run; None for that of the `with Runtime()` block around, or the default one.
+            workflow_name: A name for messages and snapshots; by default the class's module and qualified name.
+            skip_graph_checks: Checks to leave out: "reachability", "terminal_event", "dead_end".
+            on_stuck: What to do with a run that nothing can end any more: "fail" it, or "wait" for somebody outside.
+
+        Raises:
+            WorkflowConfigurationError: If there is not exactly one kind of start event and one kind of stop event.
+            WorkflowValidationError: If a signature, a connection or an option is wrong. All faults are in the message.
+        """
+        cls = type(self)
+        self.workflow_name = workflow_name or f"{cls.__module__}.{cls.__qualname__}"
+        _check_options(cls.__name__, timeout, num_concurrent_runs, runtime, on_stuck)
+        self.timeout = timeout
+        self._verbose = verbose
+        self._num_concurrent_runs = num_concurrent_runs
+        self._runtime = runtime if runtime is not None else _current.get()
+        self._on_stuck: OnStuck = on_stuck
+        self._skip = check_names(skip_graph_checks)
+        self._disable_validation = disable_validation
+        self._graph = _graph_of(cls)
+        if not disable_validation:
+            self._graph.validate(self._skip)
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def add_step(cls, func: Any) -> None:
+        """Add a free function that `@step(workflow=...)` decorates. Objects that exist already keep their steps.
+
+        Raises:
+            WorkflowValidationError: If it is not decorated, or the class has a step of that name.
+        """
+        if step_options(func) is None:
+            raise WorkflowValidationError(f"{func!r} is not a step; decorate it with @step(workflow={cls.__name__})")
+        if func.__name__ in _find_steps(cls):
+            raise WorkflowValidationError(
+                f"{cls.__name__} already has a step '{func.__name__}'; give this one another name"
+            )
+        if "_free_steps" not in cls.__dict__:
+            raise WorkflowValidationError("subclass Workflow, and add steps to the subclass")
+        cls._free_steps[func.__name__] = func
+        Workflow._version += 1
+
+    @property
+    def start_event_class(self) -> type[StartEvent]:
+        """The class of the event that begins a run."""
+        return self._graph.start_event_class
+
+    @property
+    def stop_event_class(self) -> type[StopEvent]:
+        """The class of the event that ends a run."""
+        return self._graph.stop_event_class
+
+    @property
+    def events(self) -> list[type[Event]]:
+        """Every class of event that the steps take or return."""
+        return list(self._graph.events)
+
+    def validate(self) -> bool:
+        """Check the graph; return whether the workflow asks people.
+
+        Raises:
+            WorkflowValidationError: With every fault that was found.
+        """
+        self._graph.validate(self._skip)
+        return self._graph.asks_people
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def run(
+        self, ctx: Any = None, start_event: StartEvent | None = None, *, run_id: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Begin a run and return its handler at once. Any thread may call, with or without an event loop.
+
+        Args:
+            ctx: The context of an earlier run, or one made as `Context(workflow)`: its state is kept. One that has
+                unfinished work, as after `cancel_run()`, resumes it.
+            start_event: The start event; or give its fields as keyword arguments.
+            run_id: An id for the run, unique among those that go on in the runtime; None makes one.
+            **kwargs: The fields of the start event.
+
+        Returns:
+            The `Handler`.
+
+        Raises:
+            WorkflowRuntimeError: If the start event is of the wrong class or has a bad field, or the id is taken.
+            ContextStateError: If `ctx` is in use, or of another workflow, or resumes and a start event was given.
+            RuntimeShutdownError: If the runtime has been shut down.
+        """
+        if not hasattr(self, "_graph"):
+            raise WorkflowRuntimeError(f"{type(self).__name__}.__init__ must call super().__init__()")
+        runtime = self._runtime or current_runtime()
+        runtime.check_usable()
+        state, resumes = self._state_for(ctx, run_id or secrets.token_hex(6))
+        beginning: RunStarted | RunResumed
+        if resumes:
+            if start_event is not None or kwargs:
+                raise ContextStateError(
+                    "this context has unfinished work, which run(ctx=ctx) resumes: give it no start event, or begin"
+                    " anew with another context"
+                )
+            beginning = RunResumed()
+        else:
+            beginning = RunStarted(self._make_start_event(start_event, kwargs))
+        return self._begin(runtime, state, beginning, ctx)
+
+    def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
+        supervisor = RunSupervisor(runtime.dispatcher, state, self._function_of, contextvars.copy_context())
+        link = RunLink(self._graph, state.run_id, runtime, supervisor.actor_ref)
+        handler = self._handler_class(
+            link,
+            supervisor.log,
+            supervisor.stream,
+            needs_loop=any(spec.is_async for spec in self._graph.steps.values()),
+        )
+        supervisor.finisher = handler
+        if ctx is not None:
+            ctx._port = link
+            handler.ctx = ctx
+        if runtime.runs.setdefault(state.run_id, handler) is not handler:
+            raise WorkflowRuntimeError(f"a run with the id '{state.run_id}' is going on; choose another run_id")
+        supervisor.watch(runtime.root)
+        if self._verbose:
+            runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
+        runtime.root.tell(
+            RunAdmitted(state.run_id, supervisor.actor_ref, beginning, handler, id(self), self._num_concurrent_runs)
+        )
+        return handler
+
+    def _state_for(self, ctx: Any, run_id: str) -> tuple[RunState, bool]:
+        """Return the state for a new run, and whether it has unfinished work."""
+        if ctx is None:
+            return RunState(self._graph, run_id, timeout=self.timeout, on_stuck=self._on_stuck), False
+        if not isinstance(ctx, ContextCore):
+            raise ContextStateError(f"run(ctx=...) takes a Context, not an instance of {type(ctx).__name__}")
+        if ctx._step is not None:
+            raise ContextStateError(
+                "run(ctx=...) takes the context of a run that has ended, not that of a step at work"
+            )
+        port = ctx._port
+        if port.graph.name != self._graph.name:
+            raise ContextStateError(f"this context belongs to {port.graph.name}, not to {self._graph.name}")
+        if isinstance(port, RestingPort):
+            return (
+                RunState(self._graph, run_id, timeout=self.timeout, on_stuck=self._on_stuck, store=port.store),
+                False,
+            )
+        state: RunState = port.ask(Inspect(lambda state: state))
+        if state.outcome is None:
+            raise ContextStateError(f"this context is in use by run '{port.run_id}', which has not ended")
+        return state, state.reopen(run_id, self.timeout, self._on_stuck)
+
+    def _make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:
+        expected = self._graph.start_event_class
+        if start_event is None:
+            try:
+                return expected(**kwargs)
+            except ValidationError as error:
+                raise WorkflowRuntimeError(
+                    f"cannot make the start event {expected.__name__} of {self._graph.name} from"
+                    f" {', '.join(kwargs) or 'no keyword arguments'}: {error}"
+                ) from error
+        if not isinstance(start_event, expected):
+            raise WorkflowRuntimeError(
+                f"{self._graph.name} begins with {expected.__name__}; run(start_event=...) was given an instance of"
+                f" {type(start_event).__name__}"
+            )
+        if kwargs:
+            raise WorkflowRuntimeError(
+                f"run() takes a start event or its fields, not both: put {', '.join(kwargs)} into the start event"
+            )
+        return start_event
+
+    def _function_of(self, name: str) -> Callable[..., Any]:
+        if self._graph.steps[name].in_workflow:
+            return cast("Callable[..., Any]", getattr(self, name))
+        return cast("Callable[..., Any]", _find_steps(type(self))[name][0])
+
+
+def _find_steps(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Return the step functions of a workflow class by name, and whether each is a method."""
+    found: dict[str, tuple[Any, bool]] = {}
+    for base in reversed(cls.__mro__):
+        for name, attribute in vars(base).items():
+            if step_options(attribute) is not None:
+                found[name] = (attribute, True)
+            else:
+                found.pop(name, None)  # A step that is overridden by something else is no step any more.
+        for name, function in vars(base).get("_free_steps", {}).items():
+            found[name] = (function, False)
+    return found
+
+
+def _graph_of(cls: type[Workflow]) -> Graph:
+    """Read a class's graph, once for each set of steps."""
+    version, graph = cls.__dict__.get("_read_graph", (None, None))
+    if graph is None or version != Workflow._version:
+        specs, faults = [], []
+        for function, in_workflow in _find_steps(cls).values():
+            try:
+                specs.append(read_step(function, in_workflow=in_workflow, owner=cls))
+            except WorkflowValidationError as error:
+                faults += str(error).splitlines()
+        if faults:
+            raise WorkflowValidationError(f"{cls.__name__} cannot work:\n" + "\n".join(f"  - {f}" for f in faults))
+        graph = Graph(cls.__name__, specs)
+        cls._read_graph = (Workflow._version, graph)  # type: ignore[attr-defined]
+    return cast("Graph", graph)
+
+
+def _check_options(name: str, timeout: Any, num_concurrent_runs: Any, runtime: Any, on_stuck: Any) -> None:
+    faults = []
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+        faults.append(f"timeout must be seconds greater than 0, or None, not {timeout!r}")
+    if num_concurrent_runs is not None and (
+        isinstance(num_concurrent_runs, bool) or not isinstance(num_concurrent_runs, int) or num_concurrent_runs < 1
+    ):
+        faults.append(f"num_concurrent_runs must be an integer greater than 0, or None, not {num_concurrent_runs!r}")
+    if runtime is not None and not isinstance(runtime, Runtime):
+        faults.append(f"runtime must be a Runtime, not an instance of {type(runtime).__name__}")
+    if on_stuck not in ("fail", "wait"):
+        faults.append(f"on_stuck must be 'fail' or 'wait', not {on_stuck!r}")
+    if faults:
+        raise WorkflowValidationError(f"{name}(): " + "; ".join(faults))
