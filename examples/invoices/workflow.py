@@ -9,11 +9,11 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
-from greenroom import Context, Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel
 
 from examples.invoices.parsing import Invoice, Rejection, read_invoice
 from examples.invoices.report import Decision, Report, make_report
+from greenroom import Context, Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent, Workflow, step
 
 
 class Inbox(StartEvent):

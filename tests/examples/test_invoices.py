@@ -368,6 +368,15 @@ def test_on_a_terminal_a_person_is_asked(tmp_path: Path, keys: bytes, payment: s
     assert written(tmp_path) == expected_report(payment)
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Let child processes take SIGINT even where these tests run as a shell's background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_at_the_question_ends_with_130_and_a_message(tmp_path: Path) -> None:
     """An interrupt while the person is asked leaves no report and no traceback."""
     with terminal("--output", tmp_path) as (process, person):
@@ -379,6 +388,7 @@ def test_ctrl_c_at_the_question_ends_with_130_and_a_message(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_while_files_are_checked_ends_with_130_and_a_message(tmp_path: Path) -> None:
     """An interrupt in the middle of the work ends the command at once."""
     inbox, output = tmp_path / "inbox", tmp_path / "output"
