@@ -1,0 +1,1 @@
+"""Programs that show Greenroom at work, each run by the tests."""
