@@ -40,6 +40,7 @@ class AsyncBody(Protocol):
 
     def create_task(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         """Begin it on a loop, from the loop's own thread. The task never raises."""
+        ...
 
     def report(self) -> None:
         """Tell the supervisor how it ended."""
@@ -50,9 +51,11 @@ class Waitable(Protocol):
 
     def is_done(self) -> bool:
         """Return whether there is nothing to wait for any more."""
+        ...
 
     def block(self, timeout: float | None) -> object:
         """Block until it is done, at most `timeout` seconds."""
+        ...
 
 
 class Unlimited:
@@ -109,24 +112,29 @@ class Dispatcher(Protocol):
 
     def wait(self, waitable: Waitable, timeout: float | None = None) -> bool:
         """Block the calling thread until it is done, at most `timeout` seconds; return whether it is."""
+        ...
 
     def drive(self, waitable: Waitable) -> None:
         """Do the work that leads to it, where no thread of the dispatcher does; called before it is awaited."""
 
     def now(self) -> float:
         """Return the time, in seconds of a clock that does not go back."""
+        ...
 
     def wall_time(self) -> datetime:
         """Return the time of day, in UTC."""
+        ...
 
     def set_timer(self, at: float, ref: Ref, message: Any) -> Timer:
         """Have an actor told a message, on its control lane, at a time of `now()`."""
+        ...
 
     def drop_timer(self, timer: Timer) -> None:
         """Forget a timer."""
 
     def on_loop_thread(self) -> bool:
         """Return whether the calling thread is the one that async bodies need."""
+        ...
 
     def dead_letter(self, actor: PooledActor, message: Any) -> None:
         """Note a message that an actor will never handle."""

@@ -28,6 +28,7 @@ class Run(Protocol):
 
     def has_ended(self) -> bool:
         """Return whether the run has its outcome. True before the root is told `RunEnded`."""
+        ...
 
     def finish(self, outcome: Outcome) -> None:
         """Take the outcome, if there is none yet."""

@@ -22,7 +22,7 @@ from greenroom.context import AsyncContext, Context, ContextCore, current_step
 from greenroom.errors import StepCancelled, WorkflowRuntimeError
 from greenroom.facts import CancelInvocation, Failed, Finished, StartInvocation
 from greenroom.graph import Graph
-from greenroom.run_state import Invocation
+from greenroom.invocation import Invocation
 from greenroom.steps import StepSpec
 
 if TYPE_CHECKING:

@@ -84,7 +84,7 @@ class DeadlineHeap:
 class TimerActor(pykka.Actor):
     """Tells messages when they are due."""
 
-    actor_inbox: DeadlineHeap
+    actor_inbox: DeadlineHeap  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self) -> None:
         super().__init__()

@@ -62,7 +62,8 @@ class Worker:
             self.figure.noted.append(answer["notes"])
 
     def _ask(self, order: str) -> dict[str, Any] | None:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             self._process.stdin.write(order + "\n")
             self._process.stdin.flush()

@@ -21,8 +21,8 @@ from greenroom.steps import ContextBase
 
 if TYPE_CHECKING:
     from greenroom.graph import Graph
+    from greenroom.invocation import Invocation
     from greenroom.retry import RetryInfo
-    from greenroom.run_state import Invocation
 
 __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
 
@@ -37,16 +37,20 @@ class RunPort(Protocol):
 
     def ask(self, fact: Any) -> Any:
         """Hand over a fact and block until it is answered."""
+        ...
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand over a fact and await its answer."""
+        ...
 
     @property
     def is_running(self) -> bool:
         """Whether the run is going on."""
+        ...
 
     def running_steps(self) -> list[str]:
         """Return the names of the steps that have an invocation running."""
+        ...
 
 
 class StepPort(RunPort, Protocol):
@@ -59,6 +63,7 @@ class StepPort(RunPort, Protocol):
     @property
     def context(self) -> Any:
         """The context that the step is given."""
+        ...
 
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
@@ -70,6 +75,7 @@ class HasGraph(Protocol):
     @property
     def graph(self) -> Graph:
         """The workflow's graph."""
+        ...
 
 
 class RestingPort:

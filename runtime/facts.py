@@ -17,7 +17,7 @@ from greenroom.state import StoreCall
 
 if TYPE_CHECKING:
     from greenroom.buffers import Expected
-    from greenroom.run_state import Invocation
+    from greenroom.invocation import Invocation
 
 TimerKey: TypeAlias = tuple[Any, ...]
 
