@@ -17,7 +17,6 @@ cleared before the mailbox is emptied, and the mailbox is looked at again after 
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["PooledActor", "Ref", "Reply", "Terminated", "here"]
 
 logger = logging.getLogger("greenroom.actors")
-_numbers = itertools.count(1)
 
 
 class _Here(threading.local):
@@ -127,15 +125,52 @@ class Reply(pykka.Future[Any]):
 
 
 class Ref(pykka.ActorRef["PooledActor"]):
-    """The address of one of our actors. `tell` never raises: what a dead actor is told goes to the dead letters."""
+    """The address of one of our actors, which it keeps alive. Two refs of one actor are equal.
+
+    `tell` never raises: what a dead actor is told goes to the dead letters.
+    """
+
+    def __init__(self, actor: PooledActor) -> None:
+        # Not super().__init__(): it copies what the properties below read off the actor.
+        self.actor = actor
+
+    @property
+    def actor_class(self) -> type[PooledActor]:  # type: ignore[override]
+        """The actor's class."""
+        return type(self.actor)
+
+    @property
+    def actor_urn(self) -> str:  # type: ignore[override]
+        """The actor's name, unique in the process."""
+        return self.actor.actor_urn
+
+    @property
+    def actor_inbox(self) -> PooledActor:  # type: ignore[override]
+        """The actor itself, which is its own mailbox."""
+        return self.actor
+
+    @property
+    def actor_stopped(self) -> Any:  # type: ignore[override]
+        """Whether the actor has stopped, behind the methods of a threading.Event."""
+        return self.actor.actor_stopped
+
+    @property
+    def _actor_weakref(self) -> Callable[[], PooledActor]:  # type: ignore[override]
+        return lambda: self.actor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and other.actor is self.actor
+
+    def __hash__(self) -> int:
+        return hash(id(self.actor))
 
     def tell(self, message: Any) -> None:
         """Send a message."""
-        self.actor_inbox.put(message)
+        self.actor.put(message)
 
     def tell_control(self, message: Any) -> None:
         """Send a message on the control lane, ahead of those that wait."""
-        cast("Mailbox", self.actor_inbox).put_control(message)
+        self.actor.put_control(message)
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a message and wait for the answer; with `block=False` return the `Reply`.
@@ -145,78 +180,89 @@ class Ref(pykka.ActorRef["PooledActor"]):
         Raises:
             DeadlockError: If an actor blocks on an ask.
         """
-        actor = self._actor_weakref()
-        reply = Reply()
-        envelope = Envelope(message, reply_to=reply)
-        if actor is None or (block and here.actor is not None):
-            if actor is not None:
-                raise DeadlockError(f"{here.actor} blocks on an ask: use tell(), or ask(block=False) and a callback")
-            error = pykka.ActorDeadError(f"{self} not found")
-            reply.set_exception((type(error), error, None))
-        elif block or here.actor is None:
-            actor.dispatcher.serve(actor, envelope)
+        actor, reply = self.actor, Reply()
+        if here.actor is None:
+            actor.dispatcher.serve(actor, Envelope(message, reply_to=reply))
+        elif block:
+            raise DeadlockError(f"{here.actor} blocks on an ask: use tell(), or ask(block=False) and a callback")
         else:
-            self.actor_inbox.put(envelope)
-        if not block:
-            return reply
-        if not reply.done and actor is not None:
-            actor.dispatcher.wait(reply, timeout)
-        return reply.get(timeout=0)
+            actor.put(Envelope(message, reply_to=reply))
+        return self._answer(reply, timeout) if block else reply
 
     def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
         """Stop the actor: it handles nothing more, and all that waits is rejected. Return whether it was alive."""
         reply = Reply()
-        cast("Mailbox", self.actor_inbox).put_control(Envelope(_ActorStop(), reply_to=reply))
-        actor = self._actor_weakref()
+        self.actor.put_control(Envelope(_ActorStop(), reply_to=reply))
         if not block:
             return reply
-        if not reply.done and actor is not None:
-            actor.dispatcher.wait(reply, timeout)
         try:
-            reply.get(timeout=0)
+            self._answer(reply, timeout)
         except pykka.ActorDeadError:
             return False
         return True
 
+    def _answer(self, reply: Reply, timeout: float | None) -> Any:
+        if not reply.done:
+            self.actor.dispatcher.wait(reply, timeout)
+        return reply.get(timeout=0)
 
-class _Stopped:
-    """Stands in for the threading.Event of Pykka's actors: nobody waits on it, and an Event costs a microsecond."""
 
-    __slots__ = ("_set",)
+class _StoppedFlag:
+    """Reads `closed` as Pykka reads the Event of its actors. Nobody waits on it, and an Event costs a microsecond."""
 
-    def __init__(self) -> None:
-        self._set = False
+    __slots__ = ("_mailbox",)
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
 
     def is_set(self) -> bool:
-        return self._set
+        return self._mailbox.closed
 
     def set(self) -> None:
-        self._set = True
+        self._mailbox.close()
 
 
-class PooledActor(pykka.Actor):
+class PooledActor(Mailbox, pykka.Actor):
     """An actor without a thread of its own."""
 
-    actor_inbox: Mailbox
-    actor_stopped: Any
-    _actor_ref: Ref
-
     def __init__(self, dispatcher: Dispatcher) -> None:
-        # Not super().__init__(): a uuid4 and an Event an actor would cost more than a short run.
+        # Not pykka's __init__: a uuid4 and an Event an actor would cost more than a short run.
+        Mailbox.__init__(self)
         self.dispatcher = dispatcher
-        self._batch = dispatcher.batch
         self.scheduled = False
-        self.actor_urn = f"urn:greenroom:{next(_numbers)}"
-        self.actor_inbox = Mailbox(self)
-        self.actor_stopped = _Stopped()
-        self._actor_ref = Ref(self)
+        self._ended = False
+        self._batch = dispatcher.batch
         self._turn = threading.Lock()  # Held by the thread that runs this actor's turn.
         self._watchers: list[Ref] = []
 
     @property
+    def actor_urn(self) -> str:  # type: ignore[override]
+        """The actor's name, unique among those that live in the process."""
+        return f"urn:greenroom:{id(self):x}"
+
+    @property
+    def actor_inbox(self) -> PooledActor:  # type: ignore[override]
+        """The actor itself."""
+        return self
+
+    @property
+    def actor_stopped(self) -> Any:  # type: ignore[override]
+        """Whether the actor has stopped, behind the methods of a threading.Event."""
+        return _StoppedFlag(self)
+
+    @property
     def actor_ref(self) -> Ref:
         """The actor's address."""
-        return self._actor_ref
+        return Ref(self)
+
+    def announce(self) -> None:
+        """Have the dispatcher give the actor a turn, unless that is on its way."""
+        if not self.scheduled:
+            self.dispatcher.schedule(self)
+
+    def on_rejected(self, message: Any) -> None:
+        """Hand a message that came too late to the dead letters."""
+        self.dispatcher.dead_letter(self, message)
 
     @classmethod
     def start(cls, *args: Any, **kwargs: Any) -> Ref:
@@ -226,11 +272,11 @@ class PooledActor(pykka.Actor):
         """
         actor = cls(*args, **kwargs)
         actor._start_actor_loop()
-        return actor._actor_ref
+        return actor.actor_ref
 
     @staticmethod
     def _create_actor_inbox() -> Any:
-        raise TypeError("a mailbox of ours knows its actor; PooledActor.__init__ makes it")
+        raise TypeError("an actor of ours is its own inbox")
 
     @staticmethod
     def _create_future() -> Reply:
@@ -259,8 +305,7 @@ class PooledActor(pykka.Actor):
         return True
 
     def _run_turn(self) -> None:
-        inbox = self.actor_inbox
-        control, user = inbox.control, inbox.user
+        control, user = self.control, self.user
         outer, here.actor = here.actor, self
         item: Any = None
         try:
@@ -276,20 +321,20 @@ class PooledActor(pykka.Actor):
                 else:
                     self.on_receive(item)
             item = None  # or the last message would live until this frame ends
-            if not self.actor_stopped.is_set():
+            if not self.closed:
                 self.on_turn_end()
         except BaseException as error:
             # A handler must not be able to end the thread, nor any actor but its own. Once the actor has stopped,
             # whoever rejects what is late may empty a lane between our look and our popleft.
-            if not self.actor_stopped.is_set():
+            if not self.closed:
                 self._fail(error)
         finally:
             item = None
             here.actor = outer
             self._turn.release()
         if control or user:
-            if self.actor_stopped.is_set():
-                inbox.reject_all()
+            if self.closed:
+                self.reject_all()
             elif not self.scheduled:
                 self.dispatcher.schedule(self)
 
@@ -314,9 +359,9 @@ class PooledActor(pykka.Actor):
         self._end(error)
 
     def _end(self, reason: BaseException | None) -> None:
-        if self.actor_stopped.is_set():
+        if self._ended:
             return
-        self.actor_stopped.set()
+        self._ended = True
         try:
             if reason is None:
                 self.on_stop()
@@ -325,9 +370,9 @@ class PooledActor(pykka.Actor):
         except Exception:
             logger.exception("%s failed while it stopped", self)
         finally:
-            self.actor_inbox.close()
+            self.close()
             for watcher in self._watchers:
-                watcher.tell_control(Terminated(self._actor_ref, reason))
+                watcher.tell_control(Terminated(self.actor_ref, reason))
 
     # -- what actors override ------------------------------------------------------------------------------------------
 

@@ -1,55 +1,64 @@
 """The mailbox of an actor: two lanes, and a door that closes without losing anybody.
 
 Any thread may put. Only the thread that has the actor's turn takes. Both lanes are deques, whose `append` and `popleft`
-are atomic, so there is no lock on the way of a message.
+are atomic, so there is no lock on the way of a message. A message that was told lies bare in its lane; one that was
+asked is in an envelope, which carries the reply. An actor is its own mailbox, by inheritance: it saves each message a
+step, and each actor a cycle for the garbage collector.
 
-A message that was told lies bare in its lane; one that was asked is in an envelope, which carries the reply.
-
-Guarantee: every envelope is either taken or rejected, never both and never neither. Whoever puts appends first and
+Guarantee: all that is put is either taken or rejected, never both and never neither. Whoever puts appends first and
 looks at `closed` then; whoever closes sets `closed` first and drains then. Whichever comes second sees the other, and
-`popleft` gives each envelope to one of them.
+`popleft` gives each item to one of them.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pykka import ActorDeadError
 from pykka._envelope import Envelope
 
-if TYPE_CHECKING:
-    from greenroom.actors.base import PooledActor
-
 __all__ = ["Mailbox"]
 
 
-class Mailbox:
-    """Holds the envelopes of one actor, those of the control lane ahead of the others."""
+class Mailbox(ABC):
+    """Holds what was sent to an actor, the control lane ahead of the other.
 
-    __slots__ = ("_actor", "closed", "control", "user")
+    Attributes:
+        control: Stop, cancel, timer, terminated.
+        user: Everything else.
+        closed: Whether all that is put is rejected.
+    """
 
-    def __init__(self, actor: PooledActor) -> None:
-        self._actor = actor
+    def __init__(self) -> None:
         self.control: deque[Any] = deque()
         self.user: deque[Any] = deque()
         self.closed = False
 
+    @abstractmethod
+    def announce(self) -> None:
+        """See to it that what was put is taken soon."""
+
+    @abstractmethod
+    def on_rejected(self, message: Any) -> None:
+        """Note a told message that will never be handled."""
+
     def put(self, item: Any, /) -> None:
-        """Append a message, bare or in an envelope, and see to it that the actor gets a turn."""
+        """Append a message, bare or in an envelope."""
         self.user.append(item)
         if self.closed:
             self.reject_all()
-        elif not self._actor.scheduled:
-            self._actor.dispatcher.schedule(self._actor)
+        else:
+            self.announce()
 
     def put_control(self, item: Any) -> None:
-        """Append to the control lane: stop, cancel, timer, terminated."""
+        """Append to the control lane."""
         self.control.append(item)
         if self.closed:
             self.reject_all()
-        elif not self._actor.scheduled:
-            self._actor.dispatcher.schedule(self._actor)
+        else:
+            self.announce()
 
     def put_unannounced(self, item: Any) -> None:
         """Append for an actor whose turn the caller is about to take."""
@@ -71,15 +80,14 @@ class Mailbox:
         self.reject_all()
 
     def reject_all(self) -> None:
-        """Answer every ask that waits with ActorDeadError, and hand every tell to the dead letters."""
+        """Answer every ask that waits with ActorDeadError, and hand every tell to `on_rejected`."""
         while True:
             try:
                 item = self.get()
             except IndexError:
                 return
-            message, reply = (item.message, item.reply_to) if type(item) is Envelope else (item, None)
-            if reply is not None:
-                error = ActorDeadError(f"{self._actor.actor_ref} stopped before handling the message")
-                reply.set_exception((type(error), error, None))
+            if type(item) is not Envelope or item.reply_to is None:
+                self.on_rejected(item.message if type(item) is Envelope else item)
             else:
-                self._actor.dispatcher.dead_letter(self._actor, message)
+                error = ActorDeadError(f"{self} stopped before handling the message")
+                item.reply_to.set_exception((type(error), error, None))

@@ -106,7 +106,7 @@ class PoolDispatcher:
             self._start()
 
     def serve(self, actor: PooledActor, envelope: Envelope[Any]) -> None:
-        actor.actor_inbox.put_unannounced(envelope)
+        actor.put_unannounced(envelope)
         if self.closed:
             actor.run_turn()
         elif threading.get_ident() == self._main:

@@ -123,7 +123,7 @@ class RootSupervisor(PooledActor):
 
     def _supervisor_ended(self, message: Terminated) -> None:
         for run in list(self._runs.values()):
-            if run.supervisor is message.ref:
+            if run.supervisor == message.ref:
                 reason = message.reason or RuntimeError("it was stopped")
                 error = WorkflowRuntimeError(f"the supervisor of run '{run.run_id}' has failed: {reason!r}")
                 error.__cause__ = message.reason

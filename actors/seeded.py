@@ -83,12 +83,12 @@ class SeededDispatcher:
     def serve(self, actor: PooledActor, envelope: Envelope[Any]) -> None:
         if self.closed or self.on_loop_thread():
             # A coroutine cannot be paused in a call that it does not await: the actor is served in place.
-            actor.actor_inbox.put_unannounced(envelope)
+            actor.put_unannounced(envelope)
             reply: Any = envelope.reply_to
-            while not actor.actor_inbox.empty() and not reply.done and actor.serve_here():
+            while not actor.empty() and not reply.done and actor.serve_here():
                 continue
         else:
-            actor.actor_inbox.put(envelope)
+            actor.put(envelope)
 
     def execute(self, body: Body) -> None:
         if self.closed:

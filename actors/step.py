@@ -133,6 +133,7 @@ class _Body:
 
     def report(self) -> None:
         """Tell the supervisor how it ended."""
+        self._context = None  # which knows this body: without the cycle both go at once
         if not self.cancelled:
             self._actor.in_flight.pop(self.invocation.number, None)
         if self.fact is not None:

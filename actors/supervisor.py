@@ -146,7 +146,7 @@ class RunSupervisor(PooledActor):
 
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""
-        if not self._state.invocations and self._begun and not self._ended and self.actor_inbox.empty():
+        if not self._state.invocations and self._begun and not self._ended and self.empty():
             self._apply(BecameQuiet())
         if self._published or (self._exposed and self._state.notes):
             self._flush()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from pydantic import BaseModel, ValidationError
+
 from greenroom.errors import WorkflowConfigurationError, WorkflowValidationError
 from greenroom.events import (
     Event,
@@ -40,7 +42,8 @@ class Graph:
 
         Raises:
             WorkflowConfigurationError: If there is not exactly one start event class and one stop event class.
-            WorkflowValidationError: If two steps name states of which neither extends the other.
+            WorkflowValidationError: If two steps name states of which neither extends the other, or the state cannot
+                be made without arguments.
         """
         self.name = name
         self.steps: Mapping[str, StepSpec] = {spec.name: spec for spec in sorted(steps, key=lambda spec: spec.name)}
@@ -149,7 +152,20 @@ class Graph:
                     "; let one extend the other"
                 )
             found = state
+        if found is not None:
+            self._check_state_type(found)
         return found
+
+    def _check_state_type(self, state: type) -> None:
+        if not issubclass(state, BaseModel):
+            raise WorkflowValidationError(f"{self.name}: the state {state.__name__} must be a pydantic model")
+        try:
+            state()
+        except ValidationError as error:
+            raise WorkflowValidationError(
+                f"{self.name}: the state {state.__name__} cannot be made without arguments; give each of its fields a"
+                f" default: {error}"
+            ) from error
 
     def _find_route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
         for base in event_class.__mro__:

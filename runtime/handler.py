@@ -299,7 +299,7 @@ class Handler(concurrent.futures.Future[Any]):
 
     def _refuse_within_own_step(self, call: str) -> None:
         port = current_step.get(None)
-        if port is not None and getattr(port, "supervisor", None) is self._link.supervisor:
+        if port is not None and getattr(port, "supervisor", None) == self._link.supervisor:
             raise DeadlockError(
                 f"{call} within step '{port.invocation.spec.name}' would wait for its own run '{self.run_id}' for ever:"
                 " return a stop event, or wait outside the run"

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from greenroom.errors import StepCancelled, WorkflowRuntimeError
+from greenroom.errors import StepCancelled
 
 __all__ = ["UNSET", "DictState", "StateStore", "StoreCall"]
 
@@ -81,18 +81,25 @@ class StateStore:
     ends.
     """
 
-    __slots__ = ("_editor", "_waiting", "state", "state_type")
+    __slots__ = ("_editor", "_state", "_waiting", "state_type")
 
     def __init__(self, state_type: type[BaseModel] | None, state: BaseModel | None = None) -> None:
-        """Make the state.
-
-        Raises:
-            WorkflowRuntimeError: If the model has fields without defaults.
-        """
+        """Hold a state, or make one of its type when it is first wanted."""
         self.state_type: type[BaseModel] = state_type or DictState
-        self.state: BaseModel = state if state is not None else self._default()
+        self._state = state
         self._editor: Hashable = None
         self._waiting: deque[StoreCall] = deque()
+
+    @property
+    def state(self) -> BaseModel:
+        """The whole state."""
+        if self._state is None:
+            self._state = self.state_type()
+        return self._state
+
+    @state.setter
+    def state(self, state: BaseModel) -> None:
+        self._state = state
 
     @property
     def is_contended(self) -> bool:
@@ -139,15 +146,6 @@ class StateStore:
         else:
             answer(call.asker, value, None)
 
-    def _default(self) -> BaseModel:
-        try:
-            return self.state_type()
-        except ValueError as error:
-            raise WorkflowRuntimeError(
-                f"the state {self.state_type.__name__} cannot be made without arguments; give each of its fields a"
-                f" default: {error}"
-            ) from error
-
     def _get(self, path: str, default: Any, *, owner: Hashable) -> Any:
         value: Any = self.state
         for segment in _segments(path):
@@ -192,7 +190,7 @@ class StateStore:
             )
 
     def _clear(self, *, owner: Hashable) -> None:
-        self.state = self._default()
+        self.state = self.state_type()
 
     def _begin_edit(self, *, owner: Hashable) -> BaseModel:
         draft = _deep_copied(self.state)
