@@ -14,8 +14,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
-from greenroom.events import Event, StopEvent
+from greenroom.events import Event
 from greenroom.facts import Caller, CollectAsked, EventArrived, EventSent, EventWritten, Fact
+from greenroom.graph import EventKind
 from greenroom.state import UNSET, StateStore, StoreCall
 from greenroom.steps import ContextBase
 
@@ -32,8 +33,15 @@ S = TypeVar("S")
 class RunPort(Protocol):
     """The way from a context to the supervisor of its run."""
 
-    graph: Graph
-    run_id: str
+    @property
+    def graph(self) -> Graph:
+        """The workflow's graph."""
+        ...
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        ...
 
     def ask(self, fact: Any) -> Any:
         """Hand over a fact and block until it is answered."""
@@ -197,11 +205,12 @@ class ContextCore(ContextBase, Generic[S]):
         step = self._within_step("write_event_to_stream")
         if ev is None:
             return
-        if not isinstance(ev, Event):
+        kind = step.graph.kind(type(ev))
+        if kind is EventKind.NONE:
             raise WorkflowRuntimeError(
                 f"write_event_to_stream() takes an event, not an instance of {type(ev).__name__}"
             )
-        if isinstance(ev, StopEvent):
+        if kind is EventKind.STOP:
             raise WorkflowRuntimeError(
                 f"write_event_to_stream({type(ev).__name__}) would end the stream before the run; return it instead"
             )
@@ -243,7 +252,7 @@ class ContextCore(ContextBase, Generic[S]):
             3
         """
         step = self._within_step("collect_events")
-        _check_expected(ev, expected)
+        _check_expected(step.graph, ev, expected)
         invocation = step.invocation
         return cast(
             "list[Any] | None",
@@ -473,9 +482,10 @@ def _owner(step: StepPort | None) -> Hashable:
 
 
 def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
-    if not isinstance(event, Event):
+    kind = graph.kind(type(event))
+    if kind is EventKind.NONE:
         raise WorkflowRuntimeError(f"send_event() takes an event, not an instance of {type(event).__name__}")
-    if isinstance(event, StopEvent):
+    if kind is EventKind.STOP:
         raise WorkflowRuntimeError(
             f"send_event({type(event).__name__}) would not end the run: return the stop event from a step"
         )
@@ -485,18 +495,18 @@ def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
             raise WorkflowRuntimeError(f"send_event({type(event).__name__}): {fault}")
 
 
-def _check_expected(event: Any, expected: Any) -> None:
-    if not isinstance(event, Event):
+def _check_expected(graph: Graph, event: Any, expected: Any) -> None:
+    if graph.kind(type(event)) is EventKind.NONE:
         raise WorkflowRuntimeError(f"collect_events() counts an event in, not an instance of {type(event).__name__}")
     if isinstance(expected, Mapping):
-        wrong = [n for n in expected.values() if isinstance(n, bool) or not isinstance(n, int) or n < 1]
-        if wrong:
-            raise WorkflowRuntimeError(f"collect_events() expects 1 or more of each class, not {wrong[0]!r}")
+        for count in expected.values():
+            if type(count) is not int or count < 1:
+                raise WorkflowRuntimeError(f"collect_events() expects 1 or more of each class, not {count!r}")
     elif not isinstance(expected, list | tuple):
         raise WorkflowRuntimeError(
             "collect_events() expects a list of event classes or {class: count}, not an instance of"
             f" {type(expected).__name__}"
         )
     for cls in expected:
-        if not (isinstance(cls, type) and issubclass(cls, Event)):
+        if not isinstance(cls, type) or graph.kind(cls) is EventKind.NONE:
             raise WorkflowRuntimeError(f"collect_events() expects event classes, not {cls!r}")

@@ -10,7 +10,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from greenroom.buffers import CollectBuffer
 from greenroom.errors import (
@@ -63,7 +63,7 @@ from greenroom.facts import (
     TimerFired,
     describe_lack,
 )
-from greenroom.graph import Graph
+from greenroom.graph import EventKind, Graph
 from greenroom.invocation import Invocation
 from greenroom.retry import RetryInfo, next_delay, retry_seed
 from greenroom.state import StateStore, StoreCall
@@ -261,14 +261,18 @@ class RunState:
                 self._bury(event, "it was returned by an attempt that had been given up", None)
             return
         del self.invocations[fact.invocation]
-        worker = self._leave(invocation, None if event is None else type(event).__name__, effects)
-        if isinstance(event, StopEvent):
-            self._end(Outcome("completed", event), effects)
+        if event is None:
+            worker = self._leave(invocation, None, effects)
+            self._serve_queue(invocation.spec, worker, now, effects)
+            return
+        event_class = type(event)
+        kind = self.graph.kind(event_class)
+        worker = self._leave(invocation, event_class.__name__, effects)
+        if kind is EventKind.STOP:
+            self._end(Outcome("completed", cast("StopEvent", event)), effects)
             return
         self._serve_queue(invocation.spec, worker, now, effects)
-        if event is None:
-            return
-        if isinstance(event, InputRequiredEvent):
+        if kind is EventKind.INPUT:
             self._publish(event, effects)
             self.open_inputs.append(event)
             self._deliver(event, None, now, effects)

@@ -80,7 +80,7 @@ class StepSpec:
         if value is None:
             if self.returns_none:
                 return
-        elif isinstance(value, self.returns):
+        elif type(value) in self.returns or isinstance(value, self.returns):
             return
         got = "None" if value is None else f"{_describe(value)}"
         declared = " | ".join([cls.__name__ for cls in self.returns] + ["None"] * self.returns_none)
