@@ -300,7 +300,7 @@ def _graph_of(cls: type[Workflow]) -> Graph:
 
 def _check_options(name: str, timeout: Any, num_concurrent_runs: Any, runtime: Any, on_stuck: Any) -> None:
     faults = []
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
         faults.append(f"timeout must be seconds greater than 0, or None, not {timeout!r}")
     if num_concurrent_runs is not None and (
         isinstance(num_concurrent_runs, bool) or not isinstance(num_concurrent_runs, int) or num_concurrent_runs < 1
