@@ -52,7 +52,9 @@ class DictState(BaseModel):
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, or `default` where there is none."""
-        return self[key] if key in self else default
+        if key in type(self).model_fields:
+            return getattr(self, key)
+        return self._values().get(key, default)
 
     def _values(self) -> dict[str, Any]:
         if self.__pydantic_extra__ is None:
