@@ -63,7 +63,7 @@ class Graph:
         accepted = {cls for spec in self.steps.values() for cls in spec.accepts}
         returned = {cls for spec in self.steps.values() for cls in spec.returns}
         self._accepted, self._returned = accepted, returned
-        self.events: list[type[Event]] = sorted(accepted | returned, key=lambda cls: cls.__qualname__)
+        self.events: list[type[Event]] = sorted(accepted | returned, key=lambda cls: (cls.__qualname__, cls.__module__))
         self.start_event_class, self.stop_event_class = self._find_ends()
         self.asks_people = any(issubclass(cls, HumanResponseEvent) for cls in accepted)
         self.state_type = self._find_state_type()
@@ -187,16 +187,16 @@ class Graph:
             ) from error
 
     def _find_route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
+        if issubclass(event_class, StopEvent):
+            return ()
         for base in event_class.__mro__:
-            if not issubclass(base, Event) or issubclass(base, StopEvent):
-                continue
             route = tuple(spec for spec in self.steps.values() if base in spec.accepts)
             if route:
                 return route
         return ()
 
     def _is_made(self, accepted: type[Event]) -> bool:
-        if issubclass(accepted, StartEvent | HumanResponseEvent | StepFailedEvent | StopEvent):
+        if issubclass(accepted, StartEvent | InputRequiredEvent | HumanResponseEvent | StepFailedEvent | StopEvent):
             return True
         return any(issubclass(made, accepted) or issubclass(accepted, made) for made in self._returned)
 

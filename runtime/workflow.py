@@ -107,14 +107,14 @@ class Workflow:
         Raises:
             WorkflowValidationError: If it is not decorated, or the class has a step of that name.
         """
+        if cls is Workflow:
+            raise WorkflowValidationError("subclass Workflow, and add steps to the subclass")
         if step_options(func) is None:
             raise WorkflowValidationError(f"{func!r} is not a step; decorate it with @step(workflow={cls.__name__})")
         if func.__name__ in _find_steps(cls):
             raise WorkflowValidationError(
                 f"{cls.__name__} already has a step '{func.__name__}'; give this one another name"
             )
-        if "_free_steps" not in cls.__dict__:
-            raise WorkflowValidationError("subclass Workflow, and add steps to the subclass")
         cls._free_steps[func.__name__] = func
         Workflow._version += 1
 
@@ -168,9 +168,10 @@ class Workflow:
             raise WorkflowRuntimeError(f"{type(self).__name__}.__init__ must call super().__init__()")
         runtime = self._runtime or current_runtime()
         runtime.check_usable()
-        state, resumes = self._state_for(ctx, run_id or runtime.new_run_id())
+        if run_id in runtime.runs:
+            raise _id_taken(run_id)
         beginning: RunStarted | RunResumed
-        if resumes:
+        if self._check_context(ctx):
             if start_event is not None or kwargs:
                 raise ContextStateError(
                     "this context has unfinished work, which run(ctx=ctx) resumes: give it no start event, or begin"
@@ -179,6 +180,8 @@ class Workflow:
             beginning = RunResumed()
         else:
             beginning = RunStarted(self._make_start_event(start_event, kwargs))
+        # Last, once nothing can be refused any more: it takes the unfinished work out of the context.
+        state = self._state_for(ctx, run_id or runtime.new_run_id())
         return self._begin(runtime, state, beginning, ctx)
 
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
@@ -190,14 +193,14 @@ class Workflow:
             supervisor.stream,
         )
         supervisor.finisher = handler
-        if ctx is not None:
-            ctx._port = link
-            handler.ctx = ctx
         if runtime.runs.setdefault(state.run_id, handler) is not handler:
-            raise WorkflowRuntimeError(f"a run with the id '{state.run_id}' is going on; choose another run_id")
+            raise _id_taken(state.run_id)
         if runtime.draining:
             del runtime.runs[state.run_id]
             runtime.check_usable()
+        if ctx is not None:
+            ctx._port = link
+            handler.ctx = ctx
         supervisor.watch(runtime.root)
         if self._verbose:
             runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
@@ -208,10 +211,10 @@ class Workflow:
             runtime.root.tell(RunAdmitted(handler, beginning, id(self), self._num_concurrent_runs))
         return handler
 
-    def _state_for(self, ctx: Any, run_id: str) -> tuple[RunState, bool]:
-        """Return the state for a new run, and whether it has unfinished work."""
+    def _check_context(self, ctx: Any) -> bool:
+        """Raise if no run can begin with this context; return whether it has unfinished work."""
         if ctx is None:
-            return RunState(self._graph, run_id, timeout=self.timeout, on_stuck=self._on_stuck), False
+            return False
         if not isinstance(ctx, ContextCore):
             raise ContextStateError(f"run(ctx=...) takes a Context, not an instance of {type(ctx).__name__}")
         if ctx._step is not None:
@@ -222,14 +225,16 @@ class Workflow:
         if port.graph.name != self._graph.name:
             raise ContextStateError(f"this context belongs to {port.graph.name}, not to {self._graph.name}")
         if isinstance(port, RestingPort):
-            return (
-                RunState(self._graph, run_id, timeout=self.timeout, on_stuck=self._on_stuck, store=port.store),
-                False,
-            )
-        state: RunState = port.ask(Inspect(lambda state: state))
-        if state.outcome is None:
-            raise ContextStateError(f"this context is in use by run '{port.run_id}', which has not ended")
-        return state, state.reopen(run_id, self.timeout, self._on_stuck)
+            return False
+        return bool(port.ask(Inspect(RunState.check_reopen)))
+
+    def _state_for(self, ctx: Any, run_id: str) -> RunState:
+        """Return the state for a new run."""
+        port = None if ctx is None else ctx._port
+        if port is None or isinstance(port, RestingPort):
+            store = None if port is None else port.store
+            return RunState(self._graph, run_id, timeout=self.timeout, on_stuck=self._on_stuck, store=store)
+        return cast("RunState", port.ask(Inspect(lambda state: state.reopen(run_id, self.timeout, self._on_stuck))))
 
     def _make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:
         expected = self._graph.start_event_class
@@ -256,6 +261,10 @@ class Workflow:
         if self._graph.steps[name].in_workflow:
             return cast("Callable[..., Any]", getattr(self, name))
         return cast("Callable[..., Any]", _find_steps(type(self))[name][0])
+
+
+def _id_taken(run_id: str) -> WorkflowRuntimeError:
+    return WorkflowRuntimeError(f"a run with the id '{run_id}' is going on; choose another run_id")
 
 
 def _find_steps(cls: type) -> dict[str, tuple[Any, bool]]:
@@ -291,7 +300,7 @@ def _graph_of(cls: type[Workflow]) -> Graph:
 
 def _check_options(name: str, timeout: Any, num_concurrent_runs: Any, runtime: Any, on_stuck: Any) -> None:
     faults = []
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
         faults.append(f"timeout must be seconds greater than 0, or None, not {timeout!r}")
     if num_concurrent_runs is not None and (
         isinstance(num_concurrent_runs, bool) or not isinstance(num_concurrent_runs, int) or num_concurrent_runs < 1
