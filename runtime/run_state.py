@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from greenroom.buffers import CollectBuffer
 from greenroom.errors import (
+    ContextStateError,
     GreenroomError,
     RuntimeShutdownError,
     StepCancelled,
@@ -148,6 +149,7 @@ class RunState:
         self._at_work_since: float | None = None
         self._idle_noted = False
         self._drain_error: BaseException | None = None
+        self._succeeded_by: str | None = None
 
     # -- what may be asked ---------------------------------------------------------------------------------------------
 
@@ -161,20 +163,37 @@ class RunState:
         """Whether nothing is queued or in flight, so that only the outside or a timer can go on."""
         return not self.invocations and self.outcome is None
 
-    def reopen(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> bool:
-        """Make an ended run ready to go on under a new id; return whether it has unfinished work to resume.
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the run has ended with work left to resume."""
+        return self.outcome is not None and bool(
+            self.invocations or self._delayed or self.open_inputs or self.held or self.buffered()
+        )
 
-        One without begins anew, with its store kept and its stream at offset 0.
+    def hand_over(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> RunState:
+        """Return the state of a further run, which goes on where this one ended: with its store and unfinished work.
+
+        Without such work it begins anew, its stream at offset 0. This run stays as it ended, so that what its bodies
+        still do when they are cancelled is no part of the further one.
+
+        Raises:
+            ContextStateError: If this run has not ended, or has handed over already.
         """
-        self.run_id, self.timeout, self.on_stuck = run_id, timeout, on_stuck
-        self.outcome = self._drain_error = None
-        self._at_work_since, self._worked, self._idle_noted = None, 0.0, False
-        self.notes.clear()
-        unfinished = bool(self.invocations or self._delayed or self.open_inputs or self.held or self.buffered())
-        if not unfinished:
-            self.published = 0
-            self.dead_letters.clear()
-        return unfinished
+        if self.outcome is None or self._succeeded_by is not None:
+            user = self._succeeded_by or self.run_id
+            raise ContextStateError(f"this context is in use by run '{user}', which has not ended")
+        further = RunState(self.graph, run_id, timeout=timeout, on_stuck=on_stuck, store=self.store)
+        if self.is_unfinished:
+            further.published = self.published
+            further.dead_letters.extend(self.dead_letters)
+            further._next_invocation, further._next_delayed = self._next_invocation, self._next_delayed
+            further.invocations, self.invocations = self.invocations, {}
+            further.held, self.held = self.held, []
+            further.open_inputs, self.open_inputs = self.open_inputs, []
+            further._buffers, self._buffers = self._buffers, {}
+            further._delayed, self._delayed = self._delayed, {}
+        self._succeeded_by = run_id
+        return further
 
     def buffered(self) -> dict[tuple[str, str], list[Event]]:
         """Return the events that wait in each collection, by step and buffer id."""
@@ -561,7 +580,12 @@ class RunState:
     def _apply_after_end(self, fact: Fact, effects: list[Effect]) -> None:
         """The run is over: its state may still be read and set, all else is turned away by name."""
         if isinstance(fact, StoreCall) and not isinstance(fact.owner, Caller):
-            self.store.call(fact, _answer_into(effects))
+            if self._succeeded_by is not None:
+                # The store has another writer now.
+                in_use = ContextStateError(f"this context has just gone on to run '{self._succeeded_by}'; try again")
+                effects.append(Answer(fact.asker, None, in_use))
+            else:
+                self.store.call(fact, _answer_into(effects))
         elif isinstance(fact, StoreCall | CollectAsked):
             effects.append(Answer(fact.asker, None, _given_up()))
         elif isinstance(fact, EventArrived):
