@@ -82,9 +82,23 @@ class StepActor(PooledActor):
 def _binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[_Body], Any]:
     """Return a function of a body that calls the step with the parameters that it names."""
     event, context = spec.event_parameter, spec.context_parameter
+    if spec.positional:
+        return _positional_binder(spec, function)
     if context is None:
         return lambda body: function(**{event: body.invocation.event})
     return lambda body: function(**{context: body.context, event: body.invocation.event})
+
+
+def _positional_binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[_Body], Any]:
+    """Return what `_binder` returns, for a step with parameters that can be given by position only."""
+
+    def call(body: _Body) -> Any:
+        values = {spec.event_parameter: body.invocation.event}
+        if spec.context_parameter is not None:
+            values[spec.context_parameter] = body.context
+        return function(*[values.pop(name) for name in spec.positional], **values)
+
+    return call
 
 
 class _Body:

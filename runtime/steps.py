@@ -62,6 +62,7 @@ class StepSpec:
         state_type: The model that its `Context[State]` names, or None.
         options: What `@step(...)` was told.
         in_workflow: Whether it is a method, not a free function.
+        positional: The names of its parameters that can be given by position only, in order.
     """
 
     name: str
@@ -74,6 +75,7 @@ class StepSpec:
     state_type: type | None
     options: StepOptions
     in_workflow: bool
+    positional: tuple[str, ...] = ()
 
     def check_return(self, value: Any) -> None:
         """Raise WorkflowRuntimeError, naming what was declared, if the step may not return `value`."""
@@ -164,7 +166,7 @@ def _decorate(
     name = function.__qualname__
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
         raise WorkflowValidationError(f"@step on '{name}': num_workers must be an integer greater than 0")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
         raise WorkflowValidationError(f"@step on '{name}': timeout must be a number of seconds greater than 0, or None")
     if retry_policy is not None and not callable(getattr(retry_policy, "next", None)):
         raise WorkflowValidationError(
@@ -233,7 +235,11 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
             continue
         members = _union_members(hint)
         events = tuple(m for m in members if isinstance(m, type) and issubclass(m, Event))
-        if events and len(events) == len([m for m in members if m is not type(None)]):
+        if events and parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            faults.append(
+                f"{where}: parameter '{parameter}' is variadic; a step takes one event, as `ev: {_name(events[0])}`"
+            )
+        elif events and len(events) == len([m for m in members if m is not type(None)]):
             event_parameters.append((parameter.name, events))
         elif events:
             others = ", ".join(_name(m) for m in members if m not in events and m is not type(None))
@@ -269,6 +275,9 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
         state_type=state_type,
         options=options,
         in_workflow=in_workflow,
+        positional=tuple(
+            p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in (name, context_parameter)
+        ),
     )
 
 
