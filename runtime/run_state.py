@@ -615,6 +615,8 @@ class RunState:
                     f"  - the collection '{buffer_id}' of step '{step}' holds {len(buffer.events)}"
                     f" and lacks {describe_lack(buffer.lacks)}"
                 )
+        for event, _ in self.held[-5:]:
+            lines.append(f"  - {type(event).__name__} was sent from outside and no step takes it")
         for letter in list(self.dead_letters)[-5:]:
             lines.append(f"  - {type(letter.event).__name__} was not taken: {letter.reason}")
         lines.append("return an event that leads to a stop event, or keep the run with Workflow(on_stuck='wait')")
