@@ -552,12 +552,6 @@ def test_the_timeout_does_not_count_time_in_line(flow: Flavour) -> None:
                 await flow.until(proceed)
             return StopEvent(result=ev.n)
 
-    class Ticking(Workflow):
-        @flow.step
-        async def one(self, ev: StartEvent) -> StopEvent:
-            await flow.until(threading.Event())
-            return StopEvent()
-
     workflow = Limited(num_concurrent_runs=1, timeout=0.5)
     workflow.timeout = None
     first = workflow.run(n=0)
