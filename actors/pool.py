@@ -171,8 +171,15 @@ class PoolDispatcher:
         if type(lane) is not _Lane or not lane.in_limited_body:
             waitable.block(timeout)
             return waitable.is_done()
-        # A body that waits within the engine leaves its place to another, so that bodies that wait for each other's
-        # runs cannot use the threads up.
+        # The place that the body has is in the pool that runs it, whichever pool the run is in that it waits for.
+        lane.dispatcher._wait_in_body(waitable, timeout)
+        return waitable.is_done()
+
+    def _wait_in_body(self, waitable: Waitable, timeout: float | None) -> None:
+        """Block a body of this pool, which leaves its place to another meanwhile.
+
+        So bodies that wait for each other's runs cannot use the threads up.
+        """
         with self._lock:
             self._running -= 1
         self._wake_for_bodies()
@@ -181,7 +188,6 @@ class PoolDispatcher:
         finally:
             with self._lock:
                 self._running += 1
-        return waitable.is_done()
 
     def drive(self, waitable: Waitable) -> None:
         """The workers do it."""

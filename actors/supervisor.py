@@ -123,10 +123,13 @@ class RunSupervisor(PooledActor):
             if message.reason is not None:
                 self._apply(Crashed(_engine_failure(message.ref, message.reason)))
         elif not self._begun and not self._ended and type(message) is EventArrived:
+            # It is taken, whenever the run may begin; whoever sent it need not wait for that.
+            self._answer(Answer(message.asker, None))
+            message.asker = None
             self._early.append(message)
         else:
             self._apply(message)
-            if type(message) is RunStarted or type(message) is RunResumed:
+            if type(message) is RunStarted or type(message) is RunResumed or self._ended:
                 self._begun = True
                 self._serve_early()
 

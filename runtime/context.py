@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cas
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event
 from greenroom.facts import Caller, CollectAsked, EventArrived, EventSent, EventWritten, Fact
-from greenroom.graph import EventKind
+from greenroom.graph import EventKind, Graph
 from greenroom.state import UNSET, StateStore, StoreCall
 from greenroom.steps import ContextBase
 
 if TYPE_CHECKING:
-    from greenroom.graph import Graph
     from greenroom.invocation import Invocation
     from greenroom.retry import RetryInfo
 
@@ -95,13 +94,25 @@ class RestingPort:
     def __init__(self, graph: Graph, store: StateStore | None = None) -> None:
         self.graph = graph
         self.store = store if store is not None else StateStore(graph.state_type)
-        self._lock = threading.Lock()  # Protects the store: any thread may fill it before the run begins.
+        # Protects the store, which any thread may fill before the run begins, and `_handed_over`.
+        self._lock = threading.Lock()
+        self._handed_over = False
+
+    def hand_over(self) -> StateStore:
+        """Give the store to the run that begins. Only the first of those that race for the context gets it."""
+        with self._lock:
+            if self._handed_over:
+                raise ContextStateError("this context is in use by a run that has just begun")
+            self._handed_over = True
+            return self.store
 
     def ask(self, fact: Any) -> Any:
         if not isinstance(fact, StoreCall):
             raise ContextStateError("this needs a running workflow: call workflow.run(ctx=ctx) first")
         answers: list[tuple[Any, BaseException | None]] = []
         with self._lock:
+            if self._handed_over:
+                raise ContextStateError("this context has just gone on to a run; try again")
             self.store.call(fact, lambda _, value, error: answers.append((value, error)))
         if not answers:
             raise ContextStateError("another thread has edit_state() open; before the run begins nobody waits in line")
@@ -138,7 +149,11 @@ class ContextCore(ContextBase, Generic[S]):
         Args:
             workflow: The workflow that it is for.
         """
-        self._port = RestingPort(workflow.graph)
+        graph = getattr(workflow, "graph", None)
+        if isinstance(workflow, type) or not isinstance(graph, Graph):
+            given = f"the class {workflow.__name__}" if isinstance(workflow, type) else type(workflow).__name__
+            raise ContextStateError(f"{type(self).__name__}(...) takes the workflow object that it is for, not {given}")
+        self._port = RestingPort(graph)
         self._step = None
 
     @classmethod
@@ -318,7 +333,7 @@ class Context(ContextCore[S]):
     @property
     def store(self) -> Store[S]:
         """The state that the steps of the run share."""
-        return Store(self._port, _owner(self._step))
+        return Store(self)
 
 
 class AsyncContext(ContextCore[S]):
@@ -330,17 +345,18 @@ class AsyncContext(ContextCore[S]):
     @property
     def store(self) -> AsyncStore[S]:
         """The state that the steps of the run share."""
-        return AsyncStore(self._port, _owner(self._step))
+        return AsyncStore(self)
 
 
 class Store(Generic[S]):
     """The state of a run, from code that waits by blocking. A path is text such as `user.tags.0`; "" is the whole."""
 
-    __slots__ = ("_owner", "_port")
+    __slots__ = ("_context", "_owner")
 
-    def __init__(self, port: RunPort, owner: Hashable) -> None:
-        self._port = port
-        self._owner = owner
+    def __init__(self, context: ContextCore[S]) -> None:
+        # Not its port: when the context runs again, a store that somebody kept goes with it.
+        self._context = context
+        self._owner = _owner(context._step)
 
     def get(self, path: str, default: Any = UNSET) -> Any:
         """Return what is at a path: the state's own object, to be read, not changed.
@@ -412,17 +428,18 @@ class Store(Generic[S]):
             self._ask("abort_edit")
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return self._port.ask(StoreCall(method, arguments, self._owner))
+        return self._context._port.ask(StoreCall(method, arguments, self._owner))
 
 
 class AsyncStore(Generic[S]):
     """The state of a run, from code that awaits. The methods are those of `Store`."""
 
-    __slots__ = ("_owner", "_port")
+    __slots__ = ("_context", "_owner")
 
-    def __init__(self, port: RunPort, owner: Hashable) -> None:
-        self._port = port
-        self._owner = owner
+    def __init__(self, context: ContextCore[S]) -> None:
+        # Not its port: when the context runs again, a store that somebody kept goes with it.
+        self._context = context
+        self._owner = _owner(context._step)
 
     async def get(self, path: str, default: Any = UNSET) -> Any:
         """See `Store.get`."""
@@ -467,7 +484,7 @@ class AsyncStore(Generic[S]):
             await self._ask("abort_edit")
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        return await self._port.ask_async(StoreCall(method, arguments, self._owner))
+        return await self._context._port.ask_async(StoreCall(method, arguments, self._owner))
 
 
 def _owner(step: StepPort | None) -> Hashable:

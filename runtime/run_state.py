@@ -600,7 +600,12 @@ class RunState:
         if isinstance(fact, RunStarted):
             self._start_late(fact.event)
         elif isinstance(fact, StoreCall) and not isinstance(fact.owner, Caller):
-            self.store.call(fact, _answer_into(effects))
+            if self._successor is not None:
+                # The store has another writer now.
+                in_use = ContextStateError(f"this context has just gone on to run '{self._successor}'; try again")
+                effects.append(Answer(fact.asker, None, in_use))
+            else:
+                self.store.call(fact, _answer_into(effects))
         elif isinstance(fact, StoreCall | CollectAsked):
             effects.append(Answer(fact.asker, None, _given_up()))
         elif isinstance(fact, EventArrived):
@@ -638,6 +643,8 @@ class RunState:
                 f" and lacks {describe_lack(buffer.lacks)}" if buffer.lacks else ", enough, but nothing asked for them"
             )
             lines.append(f"  - the collection '{buffer_id}' of step '{step}' holds {len(buffer.events)}{lack}")
+        for event, _ in self.held[-5:]:
+            lines.append(f"  - {type(event).__name__} was sent from outside and no step takes it")
         for letter in list(self.dead_letters)[-5:]:
             lines.append(f"  - {type(letter.event).__name__} was not taken: {letter.reason}")
         lines.append("return an event that leads to a stop event, or keep the run with Workflow(on_stuck='wait')")

@@ -12,9 +12,15 @@ from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunAdmitted
 from greenroom.actors.supervisor import Inspect, RunSupervisor
 from greenroom.context import ContextCore, RestingPort
-from greenroom.errors import ContextStateError, WorkflowRuntimeError, WorkflowValidationError
+from greenroom.errors import (
+    ContextStateError,
+    GreenroomError,
+    RuntimeShutdownError,
+    WorkflowRuntimeError,
+    WorkflowValidationError,
+)
 from greenroom.events import Event, StartEvent, StopEvent
-from greenroom.facts import RunResumed, RunStarted
+from greenroom.facts import CancelAsked, RunResumed, RunStarted
 from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.run_state import OnStuck, RunState
@@ -119,6 +125,11 @@ class Workflow:
         Workflow._version += 1
 
     @property
+    def graph(self) -> Graph:
+        """The steps, and the events between them."""
+        return self._graph
+
+    @property
     def start_event_class(self) -> type[StartEvent]:
         """The class of the event that begins a run."""
         return self._graph.start_event_class
@@ -168,8 +179,10 @@ class Workflow:
             raise WorkflowRuntimeError(f"{type(self).__name__}.__init__ must call super().__init__()")
         runtime = self._runtime or current_runtime()
         runtime.check_usable()
-        if run_id in runtime.runs:
-            raise _id_taken(run_id)
+        if run_id is None:
+            run_id = runtime.new_run_id()
+        elif not isinstance(run_id, str) or not run_id:
+            raise WorkflowRuntimeError(f"run(run_id=...) takes a text that is not empty, not {run_id!r}")
         beginning: RunStarted | RunResumed
         if self._check_context(ctx):
             if start_event is not None or kwargs:
@@ -180,27 +193,39 @@ class Workflow:
             beginning = RunResumed()
         else:
             beginning = RunStarted(self._make_start_event(start_event, kwargs))
-        # Last, once nothing can be refused any more: it takes the unfinished work out of the context.
-        state = self._state_for(ctx, run_id or runtime.new_run_id())
-        return self._begin(runtime, state, beginning, ctx)
+        # The state is taken last: whatever is refused leaves the context as it was.
+        if run_id in runtime.runs:
+            raise _id_taken(run_id)
+        return self._begin(runtime, self._take_state(ctx, run_id), beginning, ctx)
 
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
         supervisor = RunSupervisor(runtime.dispatcher, state, self._function_of, contextvars.copy_context())
-        link = RunLink(self._graph, state.run_id, runtime, supervisor.actor_ref)
+        run_id = state.run_id
+        link = RunLink(self._graph, run_id, runtime, supervisor.actor_ref)
         handler = self._handler_class(
             link,
             supervisor.log,
             supervisor.stream,
         )
         supervisor.finisher = handler
-        if runtime.runs.setdefault(state.run_id, handler) is not handler:
-            raise _id_taken(state.run_id)
-        if runtime.draining:
-            del runtime.runs[state.run_id]
-            runtime.check_usable()
         if ctx is not None:
-            ctx._port = link
             handler.ctx = ctx
+        try:
+            if runtime.runs.setdefault(run_id, handler) is not handler:
+                raise _id_taken(run_id)
+            if runtime.draining:
+                try:
+                    runtime.check_usable()
+                except RuntimeShutdownError:
+                    del runtime.runs[run_id]
+                    raise
+        except GreenroomError:
+            # Another thread came first by a hair. What the context holds can still be resumed.
+            state.apply(CancelAsked(), runtime.dispatcher.now())
+            raise
+        finally:
+            if ctx is not None:
+                ctx._port = link
         supervisor.watch(runtime.root)
         if self._verbose:
             runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
@@ -212,7 +237,7 @@ class Workflow:
         return handler
 
     def _check_context(self, ctx: Any) -> bool:
-        """Raise if no run can begin with this context; return whether it has unfinished work."""
+        """Return whether the context has unfinished work to resume; raise if it cannot be run."""
         if ctx is None:
             return False
         if not isinstance(ctx, ContextCore):
@@ -228,13 +253,13 @@ class Workflow:
             return False
         return bool(port.ask(Inspect(RunState.check_reopen)))
 
-    def _state_for(self, ctx: Any, run_id: str) -> RunState:
-        """Return the state for a new run."""
-        port = None if ctx is None else ctx._port
-        if port is None or isinstance(port, RestingPort):
-            store = None if port is None else port.store
-            return RunState(self._graph, run_id, timeout=self.timeout, on_stuck=self._on_stuck, store=store)
-        return cast("RunState", port.ask(Inspect(lambda state: state.reopen(run_id, self.timeout, self._on_stuck))))
+    def _take_state(self, ctx: Any, run_id: str) -> RunState:
+        """Return the state for a new run; a context gives its own away, to one run at a time."""
+        timeout, on_stuck = self.timeout, self._on_stuck
+        if ctx is not None and not isinstance(ctx._port, RestingPort):
+            return cast("RunState", ctx._port.ask(Inspect(lambda state: state.reopen(run_id, timeout, on_stuck))))
+        store = None if ctx is None else ctx._port.hand_over()
+        return RunState(self._graph, run_id, timeout=timeout, on_stuck=on_stuck, store=store)
 
     def _make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:
         expected = self._graph.start_event_class

@@ -90,31 +90,19 @@ def test_a_run_that_is_refused_leaves_its_context_as_it_was() -> None:
         assert last.result(timeout=30) == 4
 
 
-def test_a_sender_to_a_run_that_is_cancelled_before_its_turn_is_answered() -> None:
-    """A run that waits in line may never begin: who sends to it then is told so, and does not wait for ever."""
+def test_what_was_sent_to_a_run_that_is_cancelled_in_line_is_accounted_for() -> None:
+    """Who sends to a run in line is answered at once; when the run never begins, the event is a dead letter."""
     with Runtime():
         workflow = Gated(num_concurrent_runs=1)
         first = workflow.run(topic="x")
         workflow.entered.acquire()
         waiting = workflow.run(topic="y")
-        told: list[BaseException | None] = []
-
-        def send() -> None:
-            try:
-                waiting.send_event(Part(n=1))
-            except WorkflowRuntimeError as error:
-                told.append(error)
-            else:
-                told.append(None)
-
-        early = threading.Thread(target=send, daemon=True)
-        early.start()
+        early = Part(n=1)
+        waiting.send_event(early)
         waiting.cancel_run()
-        late = threading.Thread(target=send, daemon=True)
-        late.start()
-        early.join(10)
-        late.join(10)
-        assert [type(error) for error in told] == [WorkflowRuntimeError] * 2
+        with pytest.raises(WorkflowRuntimeError, match="has ended"):
+            waiting.send_event(Part(n=2))
+        assert early in [letter.event for letter in waiting.dead_letters()]
         workflow.gates[0].set()
         assert first.result(timeout=30) == 1
 
