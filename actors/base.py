@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -57,7 +59,7 @@ class Terminated(NamedTuple):
 
 
 class Reply(pykka.Future[Any]):
-    """The answer to one ask. One thread may block on it, or one callback be told.
+    """The answer to one ask: the first that is given. One thread may block on it, or one callback be told.
 
     `_gate` is made by the thread that waits, then `done` is looked at again; whoever answers sets `done` and then looks
     for the gate. So one of them sees the other.
@@ -75,13 +77,15 @@ class Reply(pykka.Future[Any]):
 
     def set(self, value: Any = None) -> None:
         """Answer with a value."""
-        self._value = value
-        self._settle()
+        if not self.done:
+            self._value = value
+            self._settle()
 
     def set_exception(self, exc_info: Any = None) -> None:
         """Answer with an error, given as `sys.exc_info()` gives it."""
-        self._error = exc_info[1]
-        self._settle()
+        if not self.done:
+            self._error = exc_info[1]
+            self._settle()
 
     def _settle(self) -> None:
         self.done = True
@@ -192,7 +196,13 @@ class Ref(pykka.ActorRef["PooledActor"]):
         return self._answer(reply, timeout) if block else reply
 
     def stop(self, *, block: bool = True, timeout: float | None = None) -> Any:
-        """Stop the actor: it handles nothing more, and all that waits is rejected. Return whether it was alive."""
+        """Stop the actor: it handles nothing more, and all that waits is rejected. Return whether it was alive.
+
+        Raises:
+            DeadlockError: If an actor blocks on a stop.
+        """
+        if block and here.actor is not None:
+            raise DeadlockError(f"{here.actor} blocks on the stop of {self}: use stop(block=False)")
         reply = Reply()
         self.actor.put_control(Envelope(_ActorStop(), reply_to=reply))
         if not block:
@@ -234,7 +244,8 @@ class PooledActor(Mailbox, pykka.Actor):
         self._ended = False
         self._batch = dispatcher.batch
         self._turn = threading.Lock()  # Held by the thread that runs this actor's turn.
-        self._watchers: list[Ref] = []
+        self._watchers: deque[Ref] = deque()
+        self._reason: BaseException | None = None
 
     @property
     def actor_urn(self) -> str:  # type: ignore[override]
@@ -285,9 +296,16 @@ class PooledActor(Mailbox, pykka.Actor):
     def _start_actor_loop(self) -> None:
         """There is no loop to start: the first message schedules the first turn."""
 
+    def stop(self) -> None:
+        """Have this actor stopped after the message at hand."""
+        # Pykka's own would tell it a message on the user lane, which `on_receive` would be given.
+        self.actor_ref.stop(block=False)
+
     def watch(self, watcher: Ref) -> None:
-        """Have `watcher` told `Terminated` when this actor ends. Called by whoever starts it, before others know it."""
+        """Have `watcher` told `Terminated` when this actor ends, or now if it has. Any thread may call."""
         self._watchers.append(watcher)
+        if self.closed:
+            self._tell_watchers()
 
     # -- the turn ------------------------------------------------------------------------------------------------------
 
@@ -309,7 +327,7 @@ class PooledActor(Mailbox, pykka.Actor):
         outer, here.actor = here.actor, self
         item: Any = None
         try:
-            for _ in range(self._batch):
+            for _ in range(0 if self.closed else self._batch):
                 if control:
                     item = control.popleft()
                 elif user:
@@ -318,16 +336,16 @@ class PooledActor(Mailbox, pykka.Actor):
                     break
                 if type(item) is Envelope:
                     self._handle(item)
+                    if self.closed:
+                        break  # What comes in from now on is rejected, not handled.
                 else:
                     self.on_receive(item)
             item = None  # or the last message would live until this frame ends
             if not self.closed:
                 self.on_turn_end()
         except BaseException as error:
-            # A handler must not be able to end the thread, nor any actor but its own. Once the actor has stopped,
-            # whoever rejects what is late may empty a lane between our look and our popleft.
-            if not self.closed:
-                self._fail(error)
+            # A handler must not be able to end the thread, nor any actor but its own.
+            self._fail(error)
         finally:
             item = None
             here.actor = outer
@@ -356,23 +374,34 @@ class PooledActor(Mailbox, pykka.Actor):
 
     def _fail(self, error: BaseException) -> None:
         logger.error("%s failed and has stopped", self, exc_info=error)
+        # Watchers keep the error: its frames keep their line numbers and let go of everything else they hold.
+        traceback.clear_frames(error.__traceback__)
         self._end(error)
 
     def _end(self, reason: BaseException | None) -> None:
         if self._ended:
             return
         self._ended = True
+        self._reason = reason
         try:
             if reason is None:
                 self.on_stop()
             else:
                 self.on_failure(type(reason), reason, reason.__traceback__)
-        except Exception:
+        except BaseException:
+            # One that left the turn would end the worker, and with it the actors that wait in its lane.
             logger.exception("%s failed while it stopped", self)
-        finally:
-            self.close()
-            for watcher in self._watchers:
-                watcher.tell_control(Terminated(self.actor_ref, reason))
+        self.close()
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        # Whoever watches enters the watcher, then looks at `closed`; the end sets `closed`, then looks at the watchers.
+        while True:
+            try:
+                watcher = self._watchers.popleft()
+            except IndexError:
+                return
+            watcher.tell_control(Terminated(self.actor_ref, self._reason))
 
     # -- what actors override ------------------------------------------------------------------------------------------
 
