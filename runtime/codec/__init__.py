@@ -1,7 +1,7 @@
 """The codec: Python values as bytes and back, for snapshots.
 
-Accepted are `None`, `bool`, `int`, `float`, `str`, `bytes`, `bytearray`, `list`, `tuple`, `set`, `frozenset`, `dict`
-with keys of any accepted kind, `datetime`, `date`, `time`, `timedelta`, `Decimal`, `UUID`, paths, `complex`, exceptions; and
+Accepted are `None`, `bool`, `int`, `float`, `complex`, `str`, `bytes`, `bytearray`, `list`, `tuple`, `set`, `frozenset`,
+`dict` with keys of any accepted kind, `datetime`, `date`, `time`, `timedelta`, `Decimal`, `UUID`, paths, exceptions; and
 instances of registered pydantic models, dataclasses, named tuples and enums. A value comes back equal and of the same
 class, or is refused when it is encoded, with its path. Subclasses of the kinds above (`OrderedDict`) are refused.
 

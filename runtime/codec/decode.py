@@ -75,7 +75,7 @@ class Decoder:
         fields = _mapping(rest)
         if not all(isinstance(name, str) for name in fields):
             raise ContextSerdeError(f"A field of {tag.text[:200]!r} has a name that is not text.")
-        if tag.code == wire.EXCEPTION:
+        if tag.code == wire.EXCEPTION and meta is None:
             return exceptions.make(tag.text, fields, self._registry)
         recipe = self._registry.recipe_of(self._class(tag.text))
         if recipe is None:

@@ -96,17 +96,17 @@ class Encoder:
     def _pack(self, value: object) -> bytes:
         if self._hide:
             value = _hidden(value)
+        text_errors = self._text_errors
         try:
-            return bytes(self._packer().pack(value))
+            packer = Packer(default=self._default, strict_types=True, unicode_errors=text_errors)
+            return bytes(packer.pack(value))
         except UnicodeEncodeError:
-            if self._text_errors is not None:
+            if text_errors is not None:
                 raise
             # Lone surrogates, as in file names that are not UTF-8. Not from the start: it packs text at half the speed.
             self._text_errors = "surrogatepass"
-            return bytes(self._packer().pack(value))
-
-    def _packer(self) -> Packer:
-        return Packer(default=self._default, strict_types=True, unicode_errors=self._text_errors)
+            packer = Packer(default=self._default, strict_types=True, unicode_errors=self._text_errors)
+            return bytes(packer.pack(value))
 
     def _default(self, value: Any) -> object:
         if type(value) is _Hidden:

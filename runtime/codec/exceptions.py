@@ -70,9 +70,9 @@ def make(name: str, fields: dict[str, Any], registry: TypeRegistry) -> BaseExcep
     if error is None:
         error = UnreconstructedException(name, message)
     for note in notes:
-        error.add_note(note)
+        BaseException.add_note(error, note)
     if cause is not None:
-        error.__cause__ = cause
+        object.__setattr__(error, "__cause__", cause)
     return error
 
 
@@ -84,8 +84,9 @@ def _rebuilt(cls: type[BaseException], args: list[Any], attributes: dict[str, An
     except (TypeError, ValueError):
         return None  # not what this Python's class takes
     for name, value in attributes.items():
-        if isinstance(getattr(native, name, None), types.MemberDescriptorType):
-            setattr(error, name, value)
+        member = getattr(native, name, None)
+        if isinstance(member, types.MemberDescriptorType):
+            member.__set__(error, value)
         else:
             error.__dict__[name] = value
     return error

@@ -31,7 +31,7 @@ class _Search:
         if type(value) in PLAIN or self._cleared.get(id(value), (None, -1))[1] >= depth:
             return
         if id(value) in self._around:
-            raise ContextSerdeError(f"{path}: this {type(value).__qualname__} contains itself; break the cycle")
+            raise ContextSerdeError(f"{_short(path)}: this {type(value).__qualname__} contains itself; break the cycle")
         self._around.add(id(value))
         if type(value) is dict:
             _check_depth(path, depth)
@@ -51,7 +51,7 @@ class _Search:
         try:
             packable = self._encoder.explode(value)
         except Exception as error:
-            raise ContextSerdeError(f"{path}: {error or type(error).__name__}") from error
+            raise ContextSerdeError(f"{_short(path)}: {error or type(error).__name__}") from error
         if isinstance(packable, ExtType):
             return
         assert isinstance(packable, dict)
@@ -65,13 +65,18 @@ class _Search:
         elif isinstance(meta, dict):  # of a model
             for name, item in meta.get("private", {}).items():
                 self.visit(item, f"{path}.{name}", depth + 3)
+            _check_depth(path, depth + 2)
         for name, item in fields:
             self.visit(item, f"{path}{_step(name)}", depth + 1)
 
 
 def _check_depth(path: str, depth: int) -> None:
     if depth >= wire.MAX_DEPTH:
-        raise ContextSerdeError(f"{path}: nested more than {wire.MAX_DEPTH} levels deep; make it flatter")
+        raise ContextSerdeError(f"{_short(path)}: nested more than {wire.MAX_DEPTH} levels deep; make it flatter")
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 300 else f"{path[:150]}...{path[-140:]}"
 
 
 def _step(key: object) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, WrapperDescriptorType
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,7 +22,14 @@ from greenroom.errors import ContextSerdeError
 
 def native_base(cls: type[Any]) -> type[Any]:
     """Return the nearest base of a class that makes its instances in C; `object` for a class of plain layout."""
-    return next(base for base in cls.__mro__ if isinstance(base.__dict__.get("__new__"), BuiltinFunctionType))
+
+    def in_c(base: type[Any]) -> bool:
+        own = vars(base)
+        return isinstance(own.get("__new__"), BuiltinFunctionType) or isinstance(
+            own.get("__init__"), WrapperDescriptorType
+        )
+
+    return next(filter(in_c, cls.__mro__))
 
 
 class Recipe(ABC):
@@ -55,6 +62,7 @@ class ModelRecipe(Recipe):
     def __init__(self, cls: type[BaseModel]) -> None:
         super().__init__(cls)
         self._names = tuple(cls.model_fields)
+        self._extra = cls.model_config.get("extra") == "allow"
 
     def take(self, value: BaseModel) -> tuple[object, dict[str, object]]:
         """Return the fields, extra ones last; the private attributes and the fields left unset are the rest."""
@@ -81,26 +89,28 @@ class ModelRecipe(Recipe):
         """Build the model."""
         meta = {} if meta is None else meta
         unset, stored = set(meta.get("unset", ())), meta.get("private", {})
-        declared: dict[str, object] = {}
-        for name, field in self.cls.model_fields.items():
+        declared: dict[str, Any] = {}
+        for name in self._names:
             if name in fields:
                 declared[name] = fields.pop(name)
-            elif field.is_required():
+                continue
+            field = self.cls.model_fields[name]
+            if field.is_required():
                 raise self._missing(name)
-            else:
-                declared[name] = field.get_default(call_default_factory=True, validated_data=declared)
-                unset.add(name)
-        if fields and self.cls.model_config.get("extra") != "allow":
+            declared[name] = field.get_default(call_default_factory=True, validated_data=declared)
+            unset.add(name)
+        if fields and not self._extra:
             raise self._unknown(fields)
-        if not unset <= declared.keys() | fields.keys():
-            raise self._unknown(unset - declared.keys() - fields.keys())
+        names = {*declared, *fields}
+        if not unset <= names:
+            raise self._unknown(unset - names)
         instance = object.__new__(self.cls)
         BaseModel.__setstate__(
             instance,
             {
                 "__dict__": declared,
-                "__pydantic_extra__": fields if self.cls.model_config.get("extra") == "allow" else None,
-                "__pydantic_fields_set__": (declared.keys() | fields.keys()) - unset,
+                "__pydantic_extra__": fields if self._extra else None,
+                "__pydantic_fields_set__": names - unset,
                 "__pydantic_private__": self._private(stored),
             },
         )

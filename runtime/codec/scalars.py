@@ -9,6 +9,8 @@ from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, Windows
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
+from pydantic_core import TzInfo
+
 from greenroom.codec import wire
 from greenroom.errors import ContextSerdeError
 
@@ -43,6 +45,8 @@ def _zone_keys() -> frozenset[str]:
 
 
 def _zone_to_text(zone: tzinfo) -> str:
+    if type(zone) is TzInfo:  # pydantic's own fixed offset, on what it parsed from text
+        zone = timezone(zone.utcoffset(None) or timedelta())
     if type(zone) is timezone:
         offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]
         return " ".join([format(offset // _MICROSECOND, "+d"), *name])

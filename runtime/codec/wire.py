@@ -16,7 +16,10 @@ from msgpack import Unpacker, exceptions
 from greenroom.errors import ContextSerdeError
 
 MAX_DEPTH = 200
-"""Levels of msgpack containers in a document. A dict, list, record or exception takes one, a tuple or a set two."""
+"""Levels of msgpack containers in a document. A dict, list or record takes one, a tuple or a set two.
+
+What else there is to know of a model (private attributes, fields left unset) lies up to two levels below it.
+"""
 
 MAX_COLLISIONS = 1000
 """Keys of one hash value in one dict or set. Honest data has a handful; hostile data can make any number of them."""
