@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
+from greenroom.actors.parking import Parking
 from greenroom.actors.stream import await_reply
 from greenroom.context import AsyncContext, Context, ContextCore, current_step
-from greenroom.errors import StepCancelled, WorkflowRuntimeError
-from greenroom.facts import CancelInvocation, Failed, Finished, StartInvocation
+from greenroom.errors import StepCancelled, StepPassivated, WorkflowRuntimeError
+from greenroom.facts import CancelInvocation, Failed, Finished, PassivateAsked, StartInvocation, WaitAsked
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.steps import StepSpec
@@ -43,6 +44,7 @@ class StepActor(PooledActor):
         graph: Graph,
         run_id: str,
         variables: Variables,
+        parking: Parking,
     ) -> None:
         """Make the actor.
 
@@ -54,6 +56,7 @@ class StepActor(PooledActor):
             graph: The workflow's graph.
             run_id: The run's id.
             variables: The context variables of whoever called `run()`.
+            parking: Where bodies that wait are counted.
         """
         super().__init__(dispatcher)
         self.supervisor = supervisor
@@ -62,6 +65,7 @@ class StepActor(PooledActor):
         self.run_id = run_id
         self.label = f"{run_id}/{spec.name}"
         self.variables = variables
+        self.parking = parking
         self.call = _binder(spec, function)
         self.in_flight: dict[int, _Body] = {}
         self._execute = dispatcher.execute_async if spec.is_async else dispatcher.execute
@@ -93,6 +97,7 @@ class _Body:
     __slots__ = (
         "_actor",
         "_context",
+        "_names",
         "attempt",
         "cancelled",
         "fact",
@@ -105,6 +110,7 @@ class _Body:
     def __init__(self, actor: StepActor, invocation: Invocation, attempt: int) -> None:
         self._actor = actor
         self._context: Any = None
+        self._names: dict[str, int] | None = None
         self.label = actor.label
         self.supervisor = actor.supervisor
         self.invocation = invocation
@@ -130,8 +136,9 @@ class _Body:
     def report(self) -> None:
         """Tell the supervisor how it ended."""
         self._context = None  # which knows this body: without the cycle both go at once
-        if not self.cancelled:
-            self._actor.in_flight.pop(self.invocation.number, None)
+        in_flight, number = self._actor.in_flight, self.invocation.number
+        if in_flight.get(number) is self:  # and not a later attempt's
+            del in_flight[number]
         if self.fact is not None:
             self.supervisor.tell(self.fact)
 
@@ -152,6 +159,8 @@ class _Body:
         return result
 
     def _note_failure(self, error: BaseException) -> None:
+        if isinstance(error, StepPassivated):
+            return  # The next attempt goes on from here.
         if isinstance(error, StepCancelled | asyncio.CancelledError):
             if self.cancelled:
                 return
@@ -193,6 +202,25 @@ class _Body:
     def ask(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and block for its answer."""
         return self.supervisor.ask(fact)
+
+    def wait(self, fact: WaitAsked) -> Any:
+        """Hand a wait to the supervisor and block for its end, as one of those that are parked."""
+        with self._actor.parking.parked(self):
+            return self.supervisor.ask(fact)
+
+    async def wait_async(self, fact: WaitAsked) -> Any:
+        """Hand a wait to the supervisor and await its end. A coroutine that waits costs no thread."""
+        return await self.ask_async(fact)
+
+    def nth(self, name: str) -> int:
+        """Return how often this attempt has asked for this name before."""
+        names = self._names = self._names if self._names is not None else {}
+        names[name] = names.get(name, -1) + 1
+        return names[name]
+
+    def passivate(self) -> None:
+        """Have the body unwound, so that its thread is free. Called by the parking."""
+        self.supervisor.tell_control(PassivateAsked(self.invocation.number, self.attempt))
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and await its answer."""

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, Protocol
 
 from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher, Timer
+from greenroom.actors.parking import Parking
 from greenroom.actors.step import StepActor
 from greenroom.actors.stream import Published, StreamActor, StreamLog
 from greenroom.errors import GreenroomError, WorkflowRuntimeError
 from greenroom.events import Event
 from greenroom.facts import (
     Answer,
+    AskPerson,
     BecameQuiet,
     CancelInvocation,
     CollectAsked,
@@ -37,8 +39,10 @@ from greenroom.facts import (
     StartInvocation,
     TimerFired,
     TimerKey,
+    WaitAsked,
 )
 from greenroom.run_state import RunState, failed_outcome
+from greenroom.waits import OpenInput
 
 __all__ = ["ExposeInternal", "Inspect", "RunSupervisor", "TimerDue"]
 
@@ -66,6 +70,9 @@ class Finisher(Protocol):
     def finish(self, outcome: Outcome) -> None:
         """Take the outcome."""
 
+    def on_question(self, question: OpenInput) -> None:
+        """Take note of a question to a person."""
+
 
 class RunSupervisor(PooledActor):
     """Owns a run from its start event to its outcome, and its state afterwards.
@@ -82,6 +89,7 @@ class RunSupervisor(PooledActor):
         state: RunState,
         functions: Callable[[str], Callable[..., Any]],
         variables: Variables,
+        parking: Parking,
     ) -> None:
         """Make the actor; the run begins when it is told `RunStarted` or `RunResumed`.
 
@@ -90,6 +98,7 @@ class RunSupervisor(PooledActor):
             state: The run.
             functions: Returns the function of a step by its name, bound to the workflow.
             variables: The context variables of whoever called `run()`.
+            parking: Where bodies that wait are counted.
         """
         super().__init__(dispatcher)
         self.log = StreamLog(state.published)
@@ -98,6 +107,7 @@ class RunSupervisor(PooledActor):
         self._state = state
         self._functions = functions
         self._variables = variables
+        self._parking = parking
         self.finisher: Finisher | None = None
         self._steps: dict[str, Ref] = {}
         self._timers: dict[TimerKey, tuple[int, Timer]] = {}
@@ -147,7 +157,7 @@ class RunSupervisor(PooledActor):
 
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""
-        if not self._state.invocations and self._begun and not self._ended and self.empty():
+        if len(self._state.invocations) == self._state.parked and self._begun and not self._ended and self.empty():
             self._apply(BecameQuiet())
         if self._published or (self._exposed and self._state.notes):
             self._flush()
@@ -182,6 +192,7 @@ class RunSupervisor(PooledActor):
             state.graph,
             state.run_id,
             self._variables,
+            self._parking,
         )
         actor.watch(self.actor_ref)
         return actor.actor_ref
@@ -191,6 +202,10 @@ class RunSupervisor(PooledActor):
 
     def _publish(self, effect: Publish) -> None:
         self._published.append(effect.event)
+
+    def _ask_person(self, effect: AskPerson) -> None:
+        if self.finisher is not None:
+            self.finisher.on_question(effect.question)
 
     def _set_timer(self, effect: SetTimer) -> None:
         self._drop_timer(DropTimer(effect.key))
@@ -243,6 +258,7 @@ _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
     StartInvocation: RunSupervisor._start_invocation,
     CancelInvocation: RunSupervisor._cancel_invocation,
     Publish: RunSupervisor._publish,
+    AskPerson: RunSupervisor._ask_person,
     SetTimer: RunSupervisor._set_timer,
     DropTimer: RunSupervisor._drop_timer,
     Answer: RunSupervisor._answer,
@@ -251,7 +267,7 @@ _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
 
 
 # Most messages are these: they need no second look.
-_FACTS_AT_WORK = frozenset({Finished, EventSent, EventWritten, CollectAsked})
+_FACTS_AT_WORK = frozenset({Finished, EventSent, EventWritten, CollectAsked, WaitAsked})
 
 
 def _engine_failure(ref: Ref, reason: BaseException) -> GreenroomError:

@@ -7,15 +7,26 @@ run's supervisor. `Context` blocks where an answer is needed; `AsyncContext` is 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
-from greenroom.events import Event
-from greenroom.facts import Caller, CollectAsked, EventArrived, EventSent, EventWritten, Fact
+from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
+from greenroom.facts import (
+    Caller,
+    CollectAsked,
+    EventArrived,
+    EventSent,
+    EventWritten,
+    Fact,
+    OnceAsked,
+    OnceDone,
+    WaitAsked,
+)
 from greenroom.graph import EventKind, Graph
 from greenroom.state import UNSET, StateStore, StoreCall
 from greenroom.steps import ContextBase
@@ -27,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
 
 S = TypeVar("S")
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 
 class RunPort(Protocol):
@@ -74,6 +87,18 @@ class StepPort(RunPort, Protocol):
 
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
+
+    def wait(self, fact: WaitAsked) -> Any:
+        """Hand over a wait and block until it has ended."""
+        ...
+
+    async def wait_async(self, fact: WaitAsked) -> Any:
+        """Hand over a wait and await its end."""
+        ...
+
+    def nth(self, name: str) -> int:
+        """Return how often this attempt has asked for this name before."""
+        ...
 
 
 class HasGraph(Protocol):
@@ -278,6 +303,33 @@ class ContextCore(ContextBase, Generic[S]):
             ),
         )
 
+    def _wait_fact(
+        self,
+        event_type: Any,
+        request: Event | None,
+        name: str | None,
+        requirements: Mapping[str, Any] | None,
+        timeout: float | None,
+        *,
+        asks: bool,
+    ) -> tuple[StepPort, WaitAsked]:
+        method = "ask" if asks else "wait_for_event"
+        step = self._within_step(method)
+        kind = EventKind.NONE if not isinstance(event_type, type) else step.graph.kind(event_type)
+        if kind is EventKind.NONE or kind is EventKind.STOP:
+            raise WorkflowRuntimeError(f"{method}() waits for an event of a class, not for {event_type!r}")
+        if request is not None and step.graph.kind(type(request)) in (EventKind.NONE, EventKind.STOP):
+            raise WorkflowRuntimeError(f"{method}() publishes an event, not an instance of {type(request).__name__}")
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+            raise WorkflowRuntimeError(f"{method}(timeout=...) takes seconds, 0 or more, or None, not {timeout!r}")
+        name = name if name is not None else ("ask" if asks else f"wait for {event_type.__qualname__}")
+        is_question = asks or isinstance(request, InputRequiredEvent)
+        key = f"{name}#{step.nth(name)}"
+        invocation = step.invocation
+        return step, WaitAsked(
+            invocation.number, step.attempt, key, event_type, requirements or {}, timeout, request, is_question
+        )
+
     def retry_info(self) -> RetryInfo:
         """Return which attempt this is and why the last one failed."""
         return self._within_step("retry_info").invocation.retry_info
@@ -330,6 +382,120 @@ class Context(ContextCore[S]):
     __slots__ = ()
     for_async_steps: ClassVar[bool] = False
 
+    def wait_for_event(
+        self,
+        event_type: type[E],
+        waiter_event: Event | None = None,
+        waiter_id: str | None = None,
+        requirements: Mapping[str, Any] | None = None,
+        timeout: float | None = 2000,
+    ) -> E:
+        """Wait here until an event comes, from another step or from outside.
+
+        The step stands still at this line: its worker takes other events meanwhile, and no deadline runs. A
+        `HumanResponseEvent` answers one wait, the oldest that matches; any other event answers every wait that matches.
+
+        Args:
+            event_type: The class to wait for; subclasses match as well.
+            waiter_event: An event to stream once, when the wait is registered; an `InputRequiredEvent` is also listed
+                among the open questions.
+            waiter_id: A name for this wait, which finds it again when the step runs anew after a restore. Needed only
+                where the order of several waits may differ from one run of the body to the next.
+            requirements: What the event's fields, declared or not, must be.
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Returns:
+            The event.
+
+        Raises:
+            TimeoutError: If no event came in time.
+
+        Example:
+            >>> from greenroom import Context, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+            >>> from greenroom import Workflow, step
+            >>> class Name(Workflow):
+            ...     @step
+            ...     def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         question = InputRequiredEvent(prefix="Your name? ")
+            ...         answer = ctx.wait_for_event(HumanResponseEvent, waiter_event=question)
+            ...         return StopEvent(result=f"Hello {answer.response}")
+            >>> handler = Name().run()
+            >>> handler.send_event(HumanResponseEvent(response="Ada"))
+            >>> handler.result()
+            'Hello Ada'
+        """
+        step, fact = self._wait_fact(event_type, waiter_event, waiter_id, requirements, timeout, asks=False)
+        return cast("E", step.wait(fact))
+
+    def ask(
+        self, request: Event, response: type[E] | None = None, timeout: float | None = None, key: str | None = None
+    ) -> E:
+        """Ask a person and wait here for the answer.
+
+        The request is streamed under an `input_id` of its own and listed in `handler.pending_inputs()` until it is
+        answered with `handler.respond(input_id, ...)`, which checks the answer first.
+
+        Args:
+            request: The question, as an event.
+            response: The class of the answer; `HumanResponseEvent` by default.
+            timeout: Seconds to wait at most; None waits as long as it takes.
+            key: A name for this question; see `waiter_id` of `wait_for_event`.
+
+        Returns:
+            The answer, an object of the response class.
+
+        Raises:
+            TimeoutError: If nobody answered in time.
+
+        Example:
+            >>> from greenroom import Context, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+            >>> from greenroom import Workflow, step
+            >>> class Approval(HumanResponseEvent):
+            ...     approved: bool
+            >>> class Pay(Workflow):
+            ...     @step
+            ...     def pay(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         answer = ctx.ask(InputRequiredEvent(amount=ev.amount), Approval)
+            ...         return StopEvent(result="paid" if answer.approved else "refused")
+            >>> handler = Pay().run(amount=100)
+            >>> question = next(event for event in handler.stream_events() if isinstance(event, InputRequiredEvent))
+            >>> handler.respond(question.input_id, {"approved": True})
+            >>> handler.result()
+            'paid'
+        """
+        wanted = response if response is not None else HumanResponseEvent
+        step, fact = self._wait_fact(wanted, request, key, None, timeout, asks=True)
+        return cast("E", step.wait(fact))
+
+    def once(self, key: str, fn: Callable[..., T], *args: Any) -> T:
+        """Do something that must not be done again when the step runs anew, as after a crash or a retry.
+
+        Args:
+            key: A name for it, unique within the step.
+            fn: What to do. If it raises, it counts as not done.
+            *args: Its arguments.
+
+        Returns:
+            What it returned, now or the first time.
+
+        Example:
+            >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
+            >>> class Charge(Workflow):
+            ...     @step
+            ...     def charge(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         receipt = ctx.once("charge", lambda amount: f"charged {amount}", ev.amount)
+            ...         return StopEvent(result=receipt)
+            >>> Charge().run(amount=5).result()
+            'charged 5'
+        """
+        step = self._within_step("once")
+        number, attempt = step.invocation.number, step.attempt
+        is_done, result = step.ask(OnceAsked(number, attempt, _checked_key(key)))
+        if not is_done:
+            result = fn(*args)
+            step.ask(OnceDone(number, attempt, key, result))
+        return cast("T", result)
+
     @property
     def store(self) -> Store[S]:
         """The state that the steps of the run share."""
@@ -341,6 +507,38 @@ class AsyncContext(ContextCore[S]):
 
     __slots__ = ()
     for_async_steps: ClassVar[bool] = True
+
+    async def wait_for_event(
+        self,
+        event_type: type[E],
+        waiter_event: Event | None = None,
+        waiter_id: str | None = None,
+        requirements: Mapping[str, Any] | None = None,
+        timeout: float | None = 2000,
+    ) -> E:
+        """Wait here until an event comes; see `Context.wait_for_event`."""
+        step, fact = self._wait_fact(event_type, waiter_event, waiter_id, requirements, timeout, asks=False)
+        return cast("E", await step.wait_async(fact))
+
+    async def ask(
+        self, request: Event, response: type[E] | None = None, timeout: float | None = None, key: str | None = None
+    ) -> E:
+        """Ask a person and wait here for the answer; see `Context.ask`."""
+        wanted = response if response is not None else HumanResponseEvent
+        step, fact = self._wait_fact(wanted, request, key, None, timeout, asks=True)
+        return cast("E", await step.wait_async(fact))
+
+    async def once(self, key: str, fn: Callable[..., Any], *args: Any) -> Any:
+        """Do something that must not be done again when the step runs anew; see `Context.once`. `fn` may be async."""
+        step = self._within_step("once")
+        number, attempt = step.invocation.number, step.attempt
+        is_done, result = await step.ask_async(OnceAsked(number, attempt, _checked_key(key)))
+        if not is_done:
+            result = fn(*args)
+            if inspect.isawaitable(result):
+                result = await result
+            await step.ask_async(OnceDone(number, attempt, key, result))
+        return result
 
     @property
     def store(self) -> AsyncStore[S]:
@@ -485,6 +683,12 @@ class AsyncStore(Generic[S]):
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         return await self._context._port.ask_async(StoreCall(method, arguments, self._owner))
+
+
+def _checked_key(key: Any) -> str:
+    if not isinstance(key, str) or not key:
+        raise WorkflowRuntimeError(f"once() takes a key that is a text and not empty, not {key!r}")
+    return key
 
 
 def _owner(step: StepPort | None) -> Hashable:

@@ -44,6 +44,7 @@ class Graph:
         stop_event_class: The one class of event that ends a run.
         events: Every class of event that a step takes or returns.
         asks_people: Whether a step takes an event that only somebody outside can send.
+        response_class: The class of the answer to a question that no wait goes with.
         has_async_steps: Whether a step is an `async def`, so that a run needs the event loop.
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
     """
@@ -67,6 +68,8 @@ class Graph:
         self.start_event_class, self.stop_event_class = self._find_ends()
         self.asks_people = any(issubclass(cls, HumanResponseEvent) for cls in accepted)
         self.state_type = self._find_state_type()
+        answers = [cls for cls in accepted if issubclass(cls, HumanResponseEvent)]
+        self.response_class: type[Event] = answers[0] if len(answers) == 1 else HumanResponseEvent
         self.has_async_steps = any(spec.is_async for spec in self.steps.values())
 
     def route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:

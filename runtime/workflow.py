@@ -199,7 +199,9 @@ class Workflow:
         return self._begin(runtime, self._take_state(ctx, run_id), beginning, ctx)
 
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
-        supervisor = RunSupervisor(runtime.dispatcher, state, self._function_of, contextvars.copy_context())
+        supervisor = RunSupervisor(
+            runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking
+        )
         run_id = state.run_id
         link = RunLink(self._graph, run_id, runtime, supervisor.actor_ref)
         handler = self._handler_class(
