@@ -290,7 +290,7 @@ class _Strand:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        while True:
+        while not self.dispatcher.closed:
             self._go.acquire()
             if self.body is None or self.dispatcher.closed:
                 return

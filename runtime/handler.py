@@ -263,7 +263,7 @@ class Handler(concurrent.futures.Future[Any]):
         letters: list[DeadLetter] = self._link.ask(Inspect(lambda state: list(state.dead_letters)))
         return letters
 
-    # -- questions, also for the runtime that looks over all its runs ---------------------------------------------------
+    # -- questions, also for the runtime that looks over all its runs --------------------------------------------------
 
     def open_questions(self) -> list[PendingInput]:
         """Return the questions that are open."""

@@ -243,8 +243,10 @@ def test_a_question_that_a_step_returns_is_streamed_kept_open_and_routed() -> No
     play = begun(make_spec("note", Question), make_spec("hear", Reply))
     question = Question()
     play.finish("begin", question)
-    assert play.published == [question]
-    assert play.state.open_inputs == [question]
+    (published,) = play.published
+    assert published == Question(input_id="run-1:1")
+    assert [asked.request for asked in play.state.inputs.open.values()] == [published]
+    assert question == Question(), "the step's own event is left as it was"
     assert names(play) == ["note"]
     untaken = begun(make_spec("hear", Reply))
     untaken.finish("begin", question)
@@ -258,7 +260,7 @@ def test_an_answer_closes_the_oldest_question() -> None:
     play.write("begin", first)
     play.finish("begin", second)
     play.arrive(Reply())
-    assert play.state.open_inputs == [second]
+    assert [asked.request.n for asked in play.state.inputs.open.values()] == [2]
     assert names(play) == ["hear"]
 
 
@@ -745,7 +747,6 @@ def test_a_resumed_retry_knows_its_attempt() -> None:
     play.fail("work", ValueError())
     play.apply(CancelAsked())
     again = resumed(play)
-    assert again.first("work").attempt == 2
     assert again.first("work").invocation.retry_info.retry_number == 1
 
 
@@ -758,7 +759,7 @@ def test_a_resumed_run_goes_on_with_its_offsets_questions_delays_and_held_events
     play.advance(2.0)
     play.apply(CancelAsked())
     again = resumed(play)
-    assert again.state.open_inputs == [Question(n=1)]
+    assert [asked.request.n for asked in again.state.inputs.open.values()] == [1]
     assert again.state.held == [(Right(n=2), None)]
     again.finish("begin")
     again.advance(3.0)
@@ -800,6 +801,8 @@ def test_a_collected_event_counts_once_though_its_step_runs_again_on_resume() ->
     again = resumed(play)
     assert again.collect("join", [Left, Left]) is None
     again.finish("join")
+    again.send("begin", Left(n=1))  # "begin" runs from its top as well: this one was sent before
+    assert not [name for name in names(again) if name == "join"]
     again.send("begin", Left(n=2))
     assert again.collect("join", [Left, Left]) == [Left(n=1), Left(n=2)]
 
