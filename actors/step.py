@@ -191,6 +191,10 @@ class _Body:
         """Whether the run is going on: it is, or its step would have been cancelled."""
         return not self.cancelled
 
+    def now(self) -> float:
+        """Return the time of the run's clock, in seconds."""
+        return self._actor.dispatcher.now()
+
     def running_steps(self) -> list[str]:
         """A step does not look at the others."""
         raise WorkflowRuntimeError("running_steps() is for handler.ctx")

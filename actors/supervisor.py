@@ -31,6 +31,7 @@ from greenroom.facts import (
     Fact,
     Finish,
     Finished,
+    Inspect,
     Outcome,
     Publish,
     RunResumed,
@@ -44,7 +45,7 @@ from greenroom.facts import (
 from greenroom.run_state import RunState, failed_outcome
 from greenroom.waits import OpenInput
 
-__all__ = ["ExposeInternal", "Inspect", "RunSupervisor", "TimerDue"]
+__all__ = ["ExposeInternal", "RunSupervisor", "TimerDue"]
 
 
 class TimerDue(NamedTuple):
@@ -52,12 +53,6 @@ class TimerDue(NamedTuple):
 
     key: TimerKey
     serial: int
-
-
-class Inspect(NamedTuple):
-    """Asks for something that a function of ours reads off the state."""
-
-    read: Callable[[RunState], Any]
 
 
 class ExposeInternal(NamedTuple):

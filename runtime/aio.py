@@ -11,11 +11,10 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from greenroom.actors.supervisor import Inspect
 from greenroom.context import AsyncContext as Context
 from greenroom.context import ContextCore, check_sendable
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StepFailedEvent, StopEvent
-from greenroom.facts import EventArrived, Responded
+from greenroom.facts import EventArrived, Inspect, Responded
 from greenroom.handler import Handler as BlockingHandler
 from greenroom.runtime import Runtime
 from greenroom.steps import step

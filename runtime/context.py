@@ -23,15 +23,29 @@ from greenroom.facts import (
     EventSent,
     EventWritten,
     Fact,
+    Inspect,
     OnceAsked,
     OnceDone,
     WaitAsked,
 )
 from greenroom.graph import EventKind, Graph
+from greenroom.run_state import RunState
+from greenroom.snapshot import (
+    document_from_dict,
+    document_to_dict,
+    dump_snapshot,
+    load_snapshot,
+    read_document,
+    registry_for,
+    take_document,
+)
 from greenroom.state import UNSET, StateStore, StoreCall
 from greenroom.steps import ContextBase
 
 if TYPE_CHECKING:
+    from typing import Self
+
+    from greenroom.codec import TypeRegistry
     from greenroom.invocation import Invocation
     from greenroom.retry import RetryInfo
 
@@ -61,6 +75,10 @@ class RunPort(Protocol):
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand over a fact and await its answer."""
+        ...
+
+    def now(self) -> float:
+        """Return the time of the run's clock, in seconds."""
         ...
 
     @property
@@ -111,13 +129,29 @@ class HasGraph(Protocol):
 
 
 class RestingPort:
-    """The port of a context whose run has not begun: it keeps the state in the meantime."""
+    """The port of a context whose run has not begun, or was put away in a snapshot.
+
+    Attributes:
+        state: The run that was put away, with a clock that stands at 0; or None.
+    """
 
     run_id = ""
     is_running = False
 
+    @classmethod
+    def of(cls, state: RunState) -> RestingPort:
+        """Return the port of a run that was put away."""
+        port = cls(state.graph, state.store)
+        port.state = state
+        return port
+
+    def now(self) -> float:
+        """Return the time of the run's clock, which stands still."""
+        return 0.0
+
     def __init__(self, graph: Graph, store: StateStore | None = None) -> None:
         self.graph = graph
+        self.state: RunState | None = None
         self.store = store if store is not None else StateStore(graph.state_type)
         # Protects the store, which any thread may fill before the run begins, and `_handed_over`.
         self._lock = threading.Lock()
@@ -132,6 +166,9 @@ class RestingPort:
             return self.store
 
     def ask(self, fact: Any) -> Any:
+        if isinstance(fact, Inspect):
+            state = self.state if self.state is not None else RunState(self.graph, self.run_id, store=self.store)
+            return fact.read(state)
         if not isinstance(fact, StoreCall):
             raise ContextStateError("this needs a running workflow: call workflow.run(ctx=ctx) first")
         answers: list[tuple[Any, BaseException | None]] = []
@@ -174,11 +211,7 @@ class ContextCore(ContextBase, Generic[S]):
         Args:
             workflow: The workflow that it is for.
         """
-        graph = getattr(workflow, "graph", None)
-        if isinstance(workflow, type) or not isinstance(graph, Graph):
-            given = f"the class {workflow.__name__}" if isinstance(workflow, type) else type(workflow).__name__
-            raise ContextStateError(f"{type(self).__name__}(...) takes the workflow object that it is for, not {given}")
-        self._port = RestingPort(graph)
+        self._port = RestingPort(_graph_of(workflow, f"{type(self).__name__}(...)"))
         self._step = None
 
     @classmethod
@@ -356,6 +389,72 @@ class ContextCore(ContextBase, Generic[S]):
         if self._step is not None:
             raise ContextStateError("running_steps() is for handler.ctx, not for the context of a step")
         return self._port.running_steps()
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """Return all that the run is, as bytes, to be put away and gone on with by `Context.restore`, in any process.
+
+        It can be taken at any time: before the run, while it goes on, and after its end.
+
+        Raises:
+            ContextSerdeError: If the run holds something that cannot be encoded; the message starts with its path.
+
+        Example:
+            >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
+            >>> class Count(Workflow):
+            ...     @step
+            ...     def count(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         ctx.store.set("count", ctx.store.get("count", 0) + 1)
+            ...         return StopEvent(result=ctx.store.get("count"))
+            >>> workflow = Count()
+            >>> handler = workflow.run()
+            >>> handler.result()
+            1
+            >>> data = handler.ctx.snapshot()
+            >>> workflow.run(ctx=Context.restore(workflow, data)).result()
+            2
+        """
+        document, registry = self._take_document()
+        return dump_snapshot(document, registry)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the snapshot as values that `json.dumps` takes; see `snapshot` and `from_dict`."""
+        document, registry = self._take_document()
+        return document_to_dict(document, registry)
+
+    @classmethod
+    def restore(cls, workflow: HasGraph, data: bytes) -> Self:
+        """Return the context of a run that was put away; `workflow.run(ctx=...)` goes on with it.
+
+        Nothing is imported or run: only classes that the workflow's code names, or that were registered with
+        `greenroom.codec.register_type`, are built.
+
+        Args:
+            workflow: The workflow that the snapshot is of.
+            data: What `snapshot` returned.
+
+        Raises:
+            ContextSerdeError: If the bytes are damaged, of a newer format, of another workflow, or if the workflow's
+                graph has changed; the message lists the differences.
+        """
+        graph = _graph_of(workflow, "Context.restore(...)")
+        registry = registry_for(graph)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, load_snapshot(data, registry), registry))))
+
+    @classmethod
+    def from_dict(cls, workflow: HasGraph, data: Mapping[str, Any]) -> Self:
+        """Return the context of a run that was put away by `to_dict`; see `restore`."""
+        graph = _graph_of(workflow, "Context.from_dict(...)")
+        registry = registry_for(graph)
+        document = document_from_dict(data, registry)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry))))
+
+    def _take_document(self) -> tuple[dict[str, Any], TypeRegistry]:
+        if self._step is not None:
+            raise ContextStateError("a snapshot is taken from outside, of handler.ctx, not from within a step")
+        now = self._port.now()
+        return self._port.ask(Inspect(lambda state: take_document(state, now))), registry_for(self._port.graph)
 
     # -- inside help ---------------------------------------------------------------------------------------------------
 
@@ -683,6 +782,14 @@ class AsyncStore(Generic[S]):
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         return await self._context._port.ask_async(StoreCall(method, arguments, self._owner))
+
+
+def _graph_of(workflow: Any, call: str) -> Graph:
+    graph = getattr(workflow, "graph", None)
+    if isinstance(workflow, type) or not isinstance(graph, Graph):
+        given = f"the class {workflow.__name__}" if isinstance(workflow, type) else type(workflow).__name__
+        raise ContextStateError(f"{call} takes the workflow object that it is for, not {given}")
+    return graph
 
 
 def _checked_key(key: Any) -> str:

@@ -6,7 +6,7 @@ which is opaque to the core and comes back in an `Answer`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -18,6 +18,7 @@ from greenroom.state import StoreCall
 if TYPE_CHECKING:
     from greenroom.buffers import Expected
     from greenroom.invocation import Invocation
+    from greenroom.run_state import RunState
     from greenroom.waits import OpenInput
 
 TimerKey: TypeAlias = tuple[Any, ...]
@@ -257,6 +258,12 @@ class BecameQuiet:
     """All facts that were told have been applied, and none is on its way from a step."""
 
     __slots__ = ()
+
+
+class Inspect(NamedTuple):
+    """Asks for something that a function of ours reads off the state. No fact: nothing has happened."""
+
+    read: Callable[[RunState], Any]
 
 
 Fact: TypeAlias = (

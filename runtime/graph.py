@@ -40,6 +40,7 @@ class Graph:
     Attributes:
         name: The workflow's name, used in messages.
         steps: The steps by name, in alphabetical order.
+        functions: The functions of the workflow class, steps and helpers: what they name, a snapshot may build.
         start_event_class: The one class of event that begins a run.
         stop_event_class: The one class of event that ends a run.
         events: Every class of event that a step takes or returns.
@@ -49,7 +50,7 @@ class Graph:
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
     """
 
-    def __init__(self, name: str, steps: Iterable[StepSpec]) -> None:
+    def __init__(self, name: str, steps: Iterable[StepSpec], functions: Iterable[Any] = ()) -> None:
         """Read the graph.
 
         Raises:
@@ -58,6 +59,7 @@ class Graph:
                 be made without arguments.
         """
         self.name = name
+        self.functions = tuple(functions)
         self.steps: Mapping[str, StepSpec] = {spec.name: spec for spec in sorted(steps, key=lambda spec: spec.name)}
         self._routes: dict[type[Event], tuple[StepSpec, ...]] = {}
         self._kinds: dict[Any, EventKind] = {}

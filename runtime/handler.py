@@ -16,11 +16,11 @@ from greenroom.actors.base import Ref
 from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunEnded
 from greenroom.actors.stream import StreamLog, Subscription, await_reply, settle
-from greenroom.actors.supervisor import ExposeInternal, Inspect
+from greenroom.actors.supervisor import ExposeInternal
 from greenroom.context import Context, ContextCore, current_step
 from greenroom.errors import DeadlockError, WorkflowRuntimeError
 from greenroom.events import Event, StopEvent
-from greenroom.facts import CancelAsked, DeadLetter, Outcome, Responded
+from greenroom.facts import CancelAsked, DeadLetter, Inspect, Outcome, Responded
 from greenroom.inputs import PendingInput, pending_input
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class RunLink:
         """Hand over a fact and await its answer."""
         self.runtime.check_process()
         return await await_reply(self.supervisor.ask(fact, block=False), self.runtime.dispatcher)
+
+    def now(self) -> float:
+        """Return the time of the run's clock, in seconds."""
+        return self.runtime.dispatcher.now()
 
     @property
     def is_running(self) -> bool:

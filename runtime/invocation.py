@@ -24,6 +24,7 @@ class Invocation:
     Attributes:
         attempt: Counts the attempts from 1; facts of an earlier one are turned away.
         failures: How many attempts have failed.
+        retry_at: When the delay before its next attempt is over, while it is in one.
         worker: The worker's number while it runs, else None.
         parked_at: Since when it stands at a wait, without a worker, or None.
         is_live: Whether a body stands at the wait; if not, one is started when the answer comes.
@@ -52,6 +53,7 @@ class Invocation:
         "number",
         "parked_at",
         "ready",
+        "retry_at",
         "retry_info",
         "sends",
         "skips_sends",
@@ -74,6 +76,7 @@ class Invocation:
         self.worker: int | None = None
         self.first_started_at: float | None = None
         self.retry_info = _FIRST_TRY
+        self.retry_at: float | None = None
         self.parked_at: float | None = None
         self.is_live = self.unwinds = False
         self.ready: list[Wait] | None = None

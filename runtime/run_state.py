@@ -22,6 +22,7 @@ from greenroom.errors import (
     StepCancelled,
     StepPassivated,
     StepTimeoutError,
+    WorkflowCancelledByUser,
     WorkflowRuntimeError,
     WorkflowStuckError,
     WorkflowTimeoutError,
@@ -140,7 +141,7 @@ class RunState:
         self._next_delayed = 0
         self._next_wait = 0
         self._next_input = 1
-        self._origin = run_id  # where the ids of questions come from: they outlive the run's own id
+        self.origin = run_id  # where the ids of questions come from: they outlive the run's own id
         self._worked = 0.0
         self._at_work_since: float | None = None
         self._idle_noted = False
@@ -173,7 +174,7 @@ class RunState:
         if self.outcome is None:
             raise ContextStateError(f"this context is in use by run '{self.run_id}', which has not ended")
         if self._successor is not None:
-            raise ContextStateError(f"this context was taken over by run '{self._successor}'; use that of its handler")
+            raise ContextStateError(f"this context is in use by run '{self._successor}', which went on from it")
         return self.has_unfinished_work
 
     def reopen(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> RunState:
@@ -190,17 +191,43 @@ class RunState:
         state = RunState(self.graph, run_id, timeout=timeout, on_stuck=on_stuck, store=self.store)
         if unfinished:
             state.published = self.published
+            state._worked = self._worked
             state.dead_letters.extend(self.dead_letters)
             state.invocations, self.invocations = self.invocations, {}
             state.held, self.held = self.held, []
             state.inputs, self.inputs = self.inputs, InputBook()
             state.waits, self.waits = self.waits, WaitBook()
             state._next_wait, state._next_input = self._next_wait, self._next_input
-            state._origin = self._origin
+            state.origin = self.origin
             state._buffers, self._buffers = self._buffers, {}
             state._delayed, self._delayed = self._delayed, {}
             state._next_invocation, state._next_delayed = self._next_invocation, self._next_delayed
         return state
+
+    def worked_until(self, now: float) -> float:
+        """Return the seconds that the run has been at work."""
+        return self._worked + (0.0 if self._at_work_since is None else now - self._at_work_since)
+
+    def put_away_as(self, status: str) -> None:
+        """Mark a run that was read from a snapshot as ended there: cut off, or as it had ended."""
+        error = WorkflowCancelledByUser("the run was put away in a snapshot")
+        self.outcome = Outcome("cancelled" if status == "running" else cast("Any", status), StopEvent(), error)
+
+    def shift_clock(self, seconds: float) -> None:
+        """Move all times of a run that rests from a clock that stood at 0 to one that stands at `seconds`."""
+        for invocation in self.invocations.values():
+            if invocation.first_started_at is not None:
+                invocation.first_started_at += seconds
+            if invocation.retry_at is not None:
+                invocation.retry_at += seconds
+            for wait in (invocation.waits or {}).values():
+                if wait.deadline is not None:
+                    wait.deadline += seconds
+        for question in self.inputs.open.values():
+            question.asked_at += seconds
+            if question.expires_at is not None:
+                question.expires_at += seconds
+        self._delayed = {number: (event, step, due + seconds) for number, (event, step, due) in self._delayed.items()}
 
     def buffered(self) -> dict[tuple[str, str], list[Event]]:
         """Return the events that wait in each collection, by step and buffer id."""
@@ -239,7 +266,11 @@ class RunState:
             if wait.deadline is not None:
                 effects.append(SetTimer(("wait", wait.number), wait.deadline))
         for invocation in list(self.invocations.values()):
-            self._admit(invocation, now, effects)
+            if invocation.retry_at is not None and invocation.retry_at > now:
+                effects.append(SetTimer(("retry", invocation.number), invocation.retry_at))
+            else:
+                invocation.retry_at = None
+                self._admit(invocation, now, effects)
 
     def _event_arrived(self, fact: EventArrived, now: float, effects: list[Effect]) -> None:
         event = fact.event
@@ -345,7 +376,8 @@ class RunState:
         invocation.retry_info = RetryInfo(
             failures, elapsed, error if isinstance(error, Exception) else None, fact.failed_at
         )
-        effects.append(SetTimer(("retry", invocation.number), now + delay))
+        invocation.retry_at = now + delay
+        effects.append(SetTimer(("retry", invocation.number), invocation.retry_at))
         self._serve_queue(invocation.spec, worker, now, effects)
 
     def _timer_fired(self, fact: TimerFired, now: float, effects: list[Effect]) -> None:
@@ -355,6 +387,7 @@ class RunState:
             case ("retry", number):
                 invocation = self.invocations.get(number)
                 if invocation is not None:
+                    invocation.retry_at = None
                     self._admit(invocation, now, effects, is_retry=True)
             case ("step", number, attempt):
                 self._step_timed_out(number, attempt, fact.at, now, effects)
@@ -690,7 +723,7 @@ class RunState:
 
     def _ask_people(self, request: Event, step: str, wait: Wait | None, now: float, effects: list[Effect]) -> Event:
         """Publish a question under an id of its own, and list it among the open ones; return it as published."""
-        input_id, self._next_input = f"{self._origin}:{self._next_input}", self._next_input + 1
+        input_id, self._next_input = f"{self.origin}:{self._next_input}", self._next_input + 1
         # A copy: the step may hold on to its event, and ask with it again.
         request = request.model_copy(update={"input_id": input_id})
         response = self.graph.response_class if wait is None else cast("type[Event]", wait.event_type)
