@@ -442,7 +442,11 @@ def test_facts_of_an_attempt_that_was_given_up_are_buried_or_refused() -> None:
     assert play.published == []
     play.advance(2.0)
     play.fail(late, ValueError())
+    play.send(late, Right(n=4))
+    with pytest.raises(StepCancelled):
+        play.collect(late, [Left])
     assert names(play) == ["begin", "work"]
+    assert play.letters[-1] == (Right(n=4), "it was sent by an attempt that had been given up")
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -500,7 +504,11 @@ def test_the_clock_of_a_run_stands_still_while_nothing_is_at_work() -> None:
     assert play.timers == {}
     play.advance(1000.0)
     play.arrive(Reply())
-    play.advance(3.9)
+    play.advance(3.0)
+    play.finish("hear")
+    play.advance(1000.0)
+    play.arrive(Reply())
+    play.advance(0.9)
     assert play.outcome is None
     play.advance(0.1)
     assert play.outcome is not None

@@ -20,8 +20,8 @@ from greenroom.errors import RuntimeShutdownError, StepCancelled, WorkflowStuckE
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
 from greenroom.facts import (
     Answer,
-    CancelAsked,
     Caller,
+    CancelAsked,
     CollectAsked,
     Crashed,
     DrainAsked,
@@ -35,7 +35,7 @@ from greenroom.facts import (
 from greenroom.graph import Graph
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.run_state import RunState
-from greenroom.state import UNSET, StoreCall
+from greenroom.state import StoreCall
 from greenroom.steps import StepSpec
 from tests.support.core import WALL, Play, make_spec
 
@@ -93,6 +93,7 @@ class Job:
         self.event = event
         self.step = step
         self.attempt = 1
+        self.number = -1  # of the invocation, once it has started
         self.where = "queue"  # "queue", "running", "delay" or "ready": its delay is over
         self.counted: set[str] = set()
         self.batches: dict[str, list[list[Any]]] = {}
@@ -294,6 +295,9 @@ class Model:
     def end(self, status: str, event: Any = None) -> None:
         self.ended = status
         self.published.append(event if event is not None else status)
+        for job in self.jobs:
+            if job.where == "running":
+                self.drop(Caller(job.number, job.attempt))
         if status == "cancelled":
             return
         self.dead += [job.event.uid for job in self.jobs if job.where != "running"]
@@ -366,7 +370,7 @@ class Twins(Play):
 def workflows(draw: st.DrawFn) -> list[StepSpec]:
     specs = []
     for index in range(draw(st.integers(2, 6))):
-        accepts = draw(st.lists(st.sampled_from(TAKEN), min_size=1, max_size=3, unique=True))
+        accepts = draw(st.lists(st.sampled_from([*SENT, *TAKEN]), min_size=1, max_size=3, unique=True))
         attempts = draw(st.sampled_from([0, 0, 2, 3]))
         delay = draw(st.sampled_from([0.0, 1.0, 3.0]))
         policy = retry_policy(wait=wait_fixed(delay), stop=stop_after_attempt(attempts)) if attempts else None
@@ -375,7 +379,7 @@ def workflows(draw: st.DrawFn) -> list[StepSpec]:
                 f"s{index}",
                 *([Start, *accepts] if index == 0 else accepts),
                 returns=[Stop],
-                num_workers=draw(st.integers(1, 3)),
+                num_workers=draw(st.sampled_from([1, 1, 2, 3])),
                 retry_policy=policy,
                 timeout=draw(st.sampled_from([None, None, 4.0])),
             )
@@ -384,6 +388,8 @@ def workflows(draw: st.DrawFn) -> list[StepSpec]:
 
 
 pick = st.integers(0, 30)
+# What ends a run is tried now and then, or few runs would grow old.
+rarely = st.sampled_from([False] * 9 + [True])
 expectations = st.one_of(
     st.lists(st.sampled_from(SENT), max_size=3),
     st.dictionaries(st.sampled_from(SENT), st.integers(1, 3), min_size=1, max_size=2),
@@ -464,9 +470,9 @@ class RunMachine(RuleBasedStateMachine):
             self.starts.append(start)
             invocation: Any = start.invocation
             started.setdefault(invocation.spec.name, []).append((invocation.event.uid, start.attempt))
-            self.jobs[invocation.number] = next(
-                job for job in model.jobs if job.step == invocation.spec.name and job.event is invocation.event
-            )
+            job = next(j for j in model.jobs if j.step == invocation.spec.name and j.event is invocation.event)
+            job.number = invocation.number
+            self.jobs[job.number] = job
         if model.ended in (None, "cancelled"):
             assert started == model.started
         model.started = {}
@@ -517,8 +523,10 @@ class RunMachine(RuleBasedStateMachine):
         self.end_body(number, None if returned is None else self.event(returned))
 
     @precondition(lambda self: self.has_body())
-    @rule(number=pick)
-    def stop(self, number: int) -> None:
+    @rule(number=pick, now=rarely)
+    def stop(self, number: int, now: bool) -> None:
+        if not now:
+            return
         self.end_body(number, self.event(Stop))
 
     def end_body(self, number: int, event: Any) -> None:
@@ -531,9 +539,11 @@ class RunMachine(RuleBasedStateMachine):
         self.check()
 
     @precondition(lambda self: self.has_body())
-    @rule(number=pick, final=st.booleans())
-    def fail(self, number: int, final: bool) -> None:
+    @rule(number=pick, final=rarely, even_for_good=rarely)
+    def fail(self, number: int, final: bool, even_for_good: bool) -> None:
         start, job, caller = self.body(number)
+        if not even_for_good and start.invocation.spec.options.retry_policy is None:
+            return
         if self.is_going() and job.where == "running":
             self.fail_in_model(job, caller, final)
         self.play.fail(start, SystemExit() if final else ValueError())
@@ -546,13 +556,21 @@ class RunMachine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.has_body())
-    @rule(number=pick, cls=st.sampled_from(SENT), to=st.none() | pick, delay=st.sampled_from([None, None, 0, 2.0]))
-    def send(self, number: int, cls: type[Event], to: int | None, delay: float | None) -> None:
+    @rule(
+        number=pick,
+        cls=st.sampled_from(SENT),
+        to=st.none() | pick,
+        delay=st.sampled_from([None, None, 0, 2.0]),
+        count=st.sampled_from([1, 1, 4]),
+    )
+    def send(self, number: int, cls: type[Event], to: int | None, delay: float | None, count: int) -> None:
         start, job, _ = self.body(number)
-        event, step = self.event(cls), self.target(cls, to)
-        self.model.send(job, event, step, delay)
-        self.play.send(start, event, step, delay)
-        self.check()
+        step = self.target(cls, to)
+        for _ in range(count):
+            event = self.event(cls)
+            self.model.send(job, event, step, delay)
+            self.play.send(start, event, step, delay)
+            self.check()
 
     def target(self, cls: type[Event], number: int | None) -> str | None:
         names = [spec.name for spec in self.specs if issubclass(cls, spec.accepts)]
@@ -683,14 +701,16 @@ class RunMachine(RuleBasedStateMachine):
         self.check()
 
     @precondition(lambda self: self.is_going())
-    @rule()
-    def cancel(self) -> None:
-        self.end_from_outside(CancelAsked(), "cancelled")
+    @rule(now=st.sampled_from([False, False, False, True]))
+    def cancel(self, now: bool) -> None:
+        if now:
+            self.end_from_outside(CancelAsked(), "cancelled")
 
     @precondition(lambda self: self.is_going())
-    @rule()
-    def crash(self) -> None:
-        self.end_from_outside(Crashed(RuntimeError()), "failed")
+    @rule(now=rarely)
+    def crash(self, now: bool) -> None:
+        if now:
+            self.end_from_outside(Crashed(RuntimeError()), "failed")
 
     def end_from_outside(self, fact: Fact, status: str) -> None:
         self.model.end(status)
@@ -698,8 +718,10 @@ class RunMachine(RuleBasedStateMachine):
         self.check()
 
     @precondition(lambda self: self.is_going())
-    @rule()
-    def drain(self) -> None:
+    @rule(now=rarely)
+    def drain(self, now: bool) -> None:
+        if not now:
+            return
         self.model.draining = True
         if not self.model.jobs:
             self.model.end("cancelled")
@@ -754,7 +776,7 @@ class RunMachine(RuleBasedStateMachine):
 
 
 RunMachine.TestCase.settings = settings(
-    max_examples=10_000 if DEEP else 100,
+    max_examples=10_000 if DEEP else 150,
     stateful_step_count=60 if DEEP else 40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
