@@ -868,6 +868,17 @@ def test_a_run_goes_on_from_an_ended_run_once() -> None:
         play.state.reopen("run-3", None, "fail")
 
 
+def test_no_run_goes_on_while_somebody_edits_the_state() -> None:
+    """The edit could not be committed any more, and the new run would wait for it for ever."""
+    play = begun()
+    play.apply(CancelAsked())
+    call(play, "begin_edit", owner="outside", asker="edit")
+    with pytest.raises(ContextStateError, match=r"edit_state\(\) open"):
+        play.state.reopen("run-2", None, "fail")
+    call(play, "abort_edit", owner="outside", asker="abort")
+    assert play.state.reopen("run-2", None, "fail").has_unfinished_work
+
+
 def test_the_time_at_work_of_a_resumed_run_begins_anew() -> None:
     """A timeout is of a run, not of a context."""
     play = begun(timeout=10.0)

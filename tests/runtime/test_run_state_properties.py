@@ -728,7 +728,11 @@ class RunMachine(RuleBasedStateMachine):
         self.play.apply(DrainAsked(RuntimeShutdownError("down")))
         self.check()
 
-    @precondition(lambda self: self.model.ended == "cancelled" and self.play.state.has_unfinished_work)
+    @precondition(
+        lambda self: (
+            self.model.ended == "cancelled" and self.model.editor is None and self.play.state.has_unfinished_work
+        )
+    )
     @rule()
     def resume(self) -> None:
         old = self.play
@@ -782,4 +786,5 @@ RunMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
     derandomize=not DEEP,
 )
-TestRunState = pytest.mark.timeout(3600 if DEEP else 60)(RunMachine.TestCase)
+# A failing run is made small first, which may take longer than the run.
+TestRunState = pytest.mark.timeout(3600 if DEEP else 300)(RunMachine.TestCase)
