@@ -832,6 +832,29 @@ def test_a_run_that_was_cancelled_before_it_began_begins_when_resumed() -> None:
     assert again.running() == [("begin", StartEvent(topic="x"))]
 
 
+def test_a_start_event_that_comes_after_another_run_went_on_is_a_dead_letter() -> None:
+    """Nobody would resume it any more."""
+    play = Play(START)
+    play.apply(CancelAsked())
+    play.state.reopen("run-2", None, "fail")
+    play.start(StartEvent())
+    assert play.letters == [(StartEvent(), "the run ended before it began")]
+
+
+def test_what_a_resumed_run_delivers_does_not_take_the_place_of_what_it_resumes() -> None:
+    """Invocations and delays go on counting."""
+    play = begun(make_spec("work", Left))
+    play.send("begin", Left(n=1))
+    play.send("begin", Left(n=2), delay=5.0)
+    play.apply(CancelAsked())
+    again = resumed(play)
+    again.send("begin", Left(n=3))
+    again.send("begin", Left(n=4), delay=5.0)
+    assert len({start.invocation.number for start in again.in_flight}) == 3
+    again.advance(5.0)
+    assert numbers(again) == [1, 3, 2, 4]
+
+
 def test_a_run_that_failed_before_it_began_accounts_for_its_start_event() -> None:
     """There is nothing to resume: the event is a dead letter."""
     play = Play(START)
