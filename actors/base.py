@@ -65,13 +65,15 @@ class Reply(pykka.Future[Any]):
     for the gate. So one of them sees the other.
     """
 
+    # Defaults on the class, so that a reply costs nothing to make.
+    _value: Any = None
+    _error: BaseException | None = None
+    _gate: threading.Lock | None = None
+    _callback: Callable[[], None] | None = None
+    done = False
+
     def __init__(self) -> None:
-        # Not super().__init__(): it makes hooks that we have no use for.
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._gate: threading.Lock | None = None
-        self._callback: Callable[[], None] | None = None
-        self.done = False
+        """Make a reply without Pykka's hooks, for which we have no use."""
 
     def set(self, value: Any = None) -> None:
         """Answer with a value."""
@@ -239,7 +241,6 @@ class PooledActor(Mailbox, pykka.Actor):
         # Not pykka's __init__: a uuid4 and an Event an actor would cost more than a short run.
         Mailbox.__init__(self)
         self.dispatcher = dispatcher
-        self.scheduled = False
         self._ended = False
         self._batch = dispatcher.batch
         self._turn = threading.Lock()  # Held by the thread that runs this actor's turn.
@@ -267,9 +268,8 @@ class PooledActor(Mailbox, pykka.Actor):
         return Ref(self)
 
     def announce(self) -> None:
-        """Have the dispatcher give the actor a turn, unless that is on its way."""
-        if not self.scheduled:
-            self.dispatcher.schedule(self)
+        """Have the dispatcher give the actor a turn."""
+        self.dispatcher.schedule(self)
 
     def on_rejected(self, message: Any) -> None:
         """Hand a message that came too late to the dead letters."""

@@ -29,12 +29,14 @@ class Mailbox(ABC):
         control: Stop, cancel, timer, terminated.
         user: Everything else.
         closed: Whether all that is put is rejected.
+        scheduled: A hint that what is put will be taken soon anyhow.
     """
 
     def __init__(self) -> None:
         self.control: deque[Any] = deque()
         self.user: deque[Any] = deque()
         self.closed = False
+        self.scheduled = False
 
     @abstractmethod
     def announce(self) -> None:
@@ -49,7 +51,7 @@ class Mailbox(ABC):
         self.user.append(item)
         if self.closed:
             self.reject_all()
-        else:
+        elif not self.scheduled:
             self.announce()
 
     def put_control(self, item: Any) -> None:
@@ -57,7 +59,7 @@ class Mailbox(ABC):
         self.control.append(item)
         if self.closed:
             self.reject_all()
-        else:
+        elif not self.scheduled:
             self.announce()
 
     def put_unannounced(self, item: Any) -> None:

@@ -120,10 +120,36 @@ class PoolDispatcher:
         if threading.get_ident() == self._main:
             self.schedule(actor)
             return
-        # Where another thread has the turn, it looks at the mailbox again after giving it back.
-        actor.serve_here()
+        self._serve_here(actor)
         if self.closed:
             self._finish_up()
+
+    def _serve_here(self, actor: PooledActor) -> None:
+        """Run the actor's turn, and those that follow from it, if no other thread is at it.
+
+        Another thread that has the turn looks at the mailbox again after giving it back.
+        """
+        lane = here.lane
+        if type(lane) is not _Lane or lane.open or lane.dispatcher is not self:
+            actor.serve_here()
+            return
+        # Within a body: its worker runs turns for a moment, as it does between bodies.
+        lane.open = True
+        actor.serve_here()
+        while lane.queue:
+            lane.queue.popleft().run_turn()
+        lane.open = False
+        if self._bodies or self._unlimited:
+            self._wake_for_bodies()
+
+    def _wake_for_bodies(self) -> None:
+        """See to it that somebody looks for bodies."""
+        # Looked at without the lock, to be looked at again with it. Whoever goes to sleep looks for bodies once more.
+        if not self._awake and not self._waking:
+            with self._lock:
+                wake = self._wants_waking()
+            if wake:
+                self._inlet.put(_WAKE)
 
     # -- bodies --------------------------------------------------------------------------------------------------------
 
@@ -132,10 +158,7 @@ class PoolDispatcher:
         lane = here.lane
         if type(lane) is _Lane and lane.open and lane.dispatcher is self:
             return  # This very worker looks for bodies next.
-        with self._lock:
-            wake = self._wants_waking()
-        if wake:
-            self._inlet.put(_WAKE)
+        self._wake_for_bodies()
         if self.closed:
             self._finish_up()
         elif not self._started:
@@ -163,19 +186,23 @@ class PoolDispatcher:
                     return waitable.is_done()
             waitable.block(timeout)
             return waitable.is_done()
-        # A body that waits within the engine leaves its place to another, so that bodies that wait for each other's
-        # runs cannot use the threads up.
+        # The place that the body has is in the pool that runs it, whichever pool the run is in that it waits for.
+        lane.dispatcher._wait_in_body(waitable, timeout)
+        return waitable.is_done()
+
+    def _wait_in_body(self, waitable: Waitable, timeout: float | None) -> None:
+        """Block a body of this pool, which leaves its place to another meanwhile.
+
+        So bodies that wait for each other's runs cannot use the threads up.
+        """
         with self._lock:
             self._running -= 1
-            wake = self._wants_waking()
-        if wake:
-            self._inlet.put(_WAKE)
+        self._wake_for_bodies()
         try:
             waitable.block(timeout)
         finally:
             with self._lock:
                 self._running += 1
-        return waitable.is_done()
 
     def drive(self, waitable: Waitable) -> None:
         """The workers do it."""
@@ -301,7 +328,7 @@ class PoolDispatcher:
                     except queue.Empty:
                         continue
                 elif (self._bodies or self._unlimited) and (body := self._take_body(lane)) is not None:
-                    self._run_body(body, lane, thread)
+                    self._run_bodies(body, lane, thread)
                     del body
                     continue
                 else:
@@ -312,7 +339,7 @@ class PoolDispatcher:
                 if item is _EXIT:
                     inlet.put(_EXIT)
                     if self._unlimited and (body := self._take_body(lane)) is not None:
-                        self._run_body(body, lane, thread)
+                        self._run_bodies(body, lane, thread)
                         del body
                         continue
                     with self._lock:
@@ -373,22 +400,40 @@ class PoolDispatcher:
             self._spawn(counted=True)
         return body
 
-    def _run_body(self, body: Body, lane: _Lane, thread: threading.Thread) -> None:
-        lane.open = False
-        if thread.name != body.label:
-            thread.name = body.label
-        try:
-            body.run()
-        except BaseException:
-            logger.exception("a callback failed")
-        finally:
+    def _run_bodies(self, body: Body | None, lane: _Lane, thread: threading.Thread) -> None:
+        """Run a body, the turns that follow from its end, the body that follows from those, and so on.
+
+        All the while this worker keeps its place among those that are in bodies: a chain of steps takes no lock.
+        """
+        turns = lane.queue
+        while body is not None:
+            if thread.name != body.label:
+                thread.name = body.label
+            lane.open = False
+            try:
+                body.run()
+            except BaseException:
+                logger.exception("a callback failed")
             lane.open = True
-            with self._lock:
-                self._awake += 1
-                if lane.in_limited_body:
-                    self._running -= 1
-            lane.in_limited_body = False
-        body.report()
+            body.report()
+            while turns:
+                turns.popleft().run_turn()
+            body = self._next_body() if lane.in_limited_body and self._inlet.empty() else None
+        with self._lock:
+            self._awake += 1
+            if lane.in_limited_body:
+                self._running -= 1
+                lane.in_limited_body = False
+
+    def _next_body(self) -> Body | None:
+        """Take a body in the place of one that has ended."""
+        try:
+            body = self._bodies.popleft()
+        except IndexError:
+            return None
+        if self._bodies:
+            self._wake_for_bodies()
+        return body
 
     def _can_take_body(self) -> bool:
         """Whether a body waits that may run now. The lock is held."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.errors import RuntimeShutdownError, WorkflowRuntimeError
-from greenroom.facts import CancelAsked, DrainAsked, Outcome, RunResumed, RunStarted
+from greenroom.facts import DrainAsked, Outcome, RunResumed, RunStarted
 from greenroom.run_state import failed_outcome
 
 __all__ = ["Drain", "RootSupervisor", "Run", "RunAdmitted", "RunEnded"]
@@ -73,6 +73,7 @@ class RootSupervisor(PooledActor):
         self._lines: dict[int, deque[RunAdmitted]] = {}
         self._groups: dict[str, int] = {}
         self._undrained: dict[str, Run] | None = None
+        self._drain_error: RuntimeShutdownError | None = None
         self._drained: list[Reply] = []
 
     def on_receive(self, message: Any) -> None:
@@ -93,15 +94,20 @@ class RootSupervisor(PooledActor):
         """Drain."""
         undrained = self._undrained = {id: run for id, run in message.runs.items() if not run.has_ended()}
         waiting = {admitted.run.run_id for line in self._lines.values() for admitted in line}
+        self._drain_error = message.error
         for run_id, run in undrained.items():
-            fact = CancelAsked(message.error) if run_id in waiting else DrainAsked(message.error)
-            run.supervisor.tell_control(fact)
+            # Those in line begin as others end, and are told then.
+            if run_id not in waiting:
+                # Not on the control lane: it must not overtake the fact that begins the run.
+                run.supervisor.tell(DrainAsked(message.error))
         self._drained.append(reply)
         self._answer_drained()
 
     def _begin(self, admitted: RunAdmitted) -> None:
         self._going.setdefault(admitted.group, set()).add(admitted.run.run_id)
         admitted.run.supervisor.tell(admitted.beginning)
+        if self._drain_error is not None:
+            admitted.run.supervisor.tell(DrainAsked(self._drain_error))
 
     def _forget(self, run: Run) -> None:
         group = self._groups.pop(run.run_id, None)

@@ -97,10 +97,8 @@ class _Body:
         "attempt",
         "cancelled",
         "fact",
-        "graph",
         "invocation",
         "label",
-        "run_id",
         "supervisor",
     )
     context_class: ClassVar[type[ContextCore[Any]]] = Context
@@ -108,14 +106,12 @@ class _Body:
     def __init__(self, actor: StepActor, invocation: Invocation, attempt: int) -> None:
         self._actor = actor
         self._context: Any = None
+        self.label = actor.label
+        self.supervisor = actor.supervisor
         self.invocation = invocation
         self.attempt = attempt
         self.cancelled = False
         self.fact: Finished | Failed | None = None
-        self.graph = actor.graph
-        self.run_id = actor.run_id
-        self.label = actor.label
-        self.supervisor = actor.supervisor
 
     # -- as a body -----------------------------------------------------------------------------------------------------
 
@@ -170,6 +166,16 @@ class _Body:
         self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
 
     # -- as the port of its context ------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph:
+        """The workflow's graph."""
+        return self._actor.graph
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._actor.run_id
 
     @property
     def is_running(self) -> bool:

@@ -122,15 +122,16 @@ class RunSupervisor(PooledActor):
         elif type(message) is Terminated:
             if message.reason is not None:
                 self._apply(Crashed(_engine_failure(message.ref, message.reason)))
-        elif not self._begun and type(message) is EventArrived:
+        elif not self._begun and not self._ended and type(message) is EventArrived:
+            # It is taken, whenever the run may begin; whoever sent it need not wait for that.
+            self._answer(Answer(message.asker, None))
+            message.asker = None
             self._early.append(message)
         else:
             self._apply(message)
-            if type(message) is RunStarted or type(message) is RunResumed:
+            if type(message) is RunStarted or type(message) is RunResumed or self._ended:
                 self._begun = True
-                early, self._early = self._early, []
-                for fact in early:
-                    self._apply(fact)
+                self._serve_early()
 
     def on_ask(self, message: Any, reply: Reply) -> None:
         """Take in a fact whose answer somebody waits for."""
@@ -219,9 +220,15 @@ class RunSupervisor(PooledActor):
             self.dispatcher.drop_timer(timer)
         self._timers.clear()
         self._steps.clear()
+        self._serve_early()  # A run that is cancelled before its turn never begins, and they wait for an answer.
         finisher, self.finisher = self.finisher, None
         if finisher is not None:
             finisher.finish(effect.outcome)
+
+    def _serve_early(self) -> None:
+        early, self._early = self._early, []
+        for fact in early:
+            self._apply(fact)
 
     def _flush(self) -> None:
         notes = []

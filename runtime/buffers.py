@@ -31,6 +31,11 @@ class CollectBuffer:
         self._lacking = 0
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no event waits."""
+        return not self._arrived
+
+    @property
     def events(self) -> list[Event]:
         """The events that wait, in the order they came."""
         return list(self._arrived.values())
@@ -73,9 +78,11 @@ class CollectBuffer:
         return None if self._lacking else self._take(expected)
 
     def _plan(self, expected: Expected) -> None:
-        if expected is self._expected or (expected == self._expected and self._expected is not None):
+        # A copy of ours: the caller may change its own between two calls, and a tuple must be found equal to a list.
+        expected = dict(expected) if isinstance(expected, Mapping) else list(expected)
+        if expected == self._expected:
             return
-        self._expected = expected if isinstance(expected, Mapping) else list(expected)
+        self._expected = expected
         self._needs = dict(expected) if isinstance(expected, Mapping) else dict(Counter(expected))
         self._filled = {cls: [] for cls in self._needs}
         self._surplus = {}

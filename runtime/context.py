@@ -14,13 +14,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
-from greenroom.events import Event, StopEvent
+from greenroom.events import Event
 from greenroom.facts import Caller, CollectAsked, EventArrived, EventSent, EventWritten, Fact
+from greenroom.graph import EventKind, Graph
 from greenroom.state import UNSET, StateStore, StoreCall
 from greenroom.steps import ContextBase
 
 if TYPE_CHECKING:
-    from greenroom.graph import Graph
     from greenroom.invocation import Invocation
     from greenroom.retry import RetryInfo
 
@@ -32,8 +32,15 @@ S = TypeVar("S")
 class RunPort(Protocol):
     """The way from a context to the supervisor of its run."""
 
-    graph: Graph
-    run_id: str
+    @property
+    def graph(self) -> Graph:
+        """The workflow's graph."""
+        ...
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        ...
 
     def ask(self, fact: Any) -> Any:
         """Hand over a fact and block until it is answered."""
@@ -87,13 +94,25 @@ class RestingPort:
     def __init__(self, graph: Graph, store: StateStore | None = None) -> None:
         self.graph = graph
         self.store = store if store is not None else StateStore(graph.state_type)
-        self._lock = threading.Lock()  # Protects the store: any thread may fill it before the run begins.
+        # Protects the store, which any thread may fill before the run begins, and `_handed_over`.
+        self._lock = threading.Lock()
+        self._handed_over = False
+
+    def hand_over(self) -> StateStore:
+        """Give the store to the run that begins. Only the first of those that race for the context gets it."""
+        with self._lock:
+            if self._handed_over:
+                raise ContextStateError("this context is in use by a run that has just begun")
+            self._handed_over = True
+            return self.store
 
     def ask(self, fact: Any) -> Any:
         if not isinstance(fact, StoreCall):
             raise ContextStateError("this needs a running workflow: call workflow.run(ctx=ctx) first")
         answers: list[tuple[Any, BaseException | None]] = []
         with self._lock:
+            if self._handed_over:
+                raise ContextStateError("this context has just gone on to a run; try again")
             self.store.call(fact, lambda _, value, error: answers.append((value, error)))
         if not answers:
             raise ContextStateError("another thread has edit_state() open; before the run begins nobody waits in line")
@@ -130,7 +149,11 @@ class ContextCore(ContextBase, Generic[S]):
         Args:
             workflow: The workflow that it is for.
         """
-        self._port = RestingPort(workflow.graph)
+        graph = getattr(workflow, "graph", None)
+        if isinstance(workflow, type) or not isinstance(graph, Graph):
+            given = f"the class {workflow.__name__}" if isinstance(workflow, type) else type(workflow).__name__
+            raise ContextStateError(f"{type(self).__name__}(...) takes the workflow object that it is for, not {given}")
+        self._port = RestingPort(graph)
         self._step = None
 
     @classmethod
@@ -197,11 +220,12 @@ class ContextCore(ContextBase, Generic[S]):
         step = self._within_step("write_event_to_stream")
         if ev is None:
             return
-        if not isinstance(ev, Event):
+        kind = step.graph.kind(type(ev))
+        if kind is EventKind.NONE:
             raise WorkflowRuntimeError(
                 f"write_event_to_stream() takes an event, not an instance of {type(ev).__name__}"
             )
-        if isinstance(ev, StopEvent):
+        if kind is EventKind.STOP:
             raise WorkflowRuntimeError(
                 f"write_event_to_stream({type(ev).__name__}) would end the stream before the run; return it instead"
             )
@@ -243,7 +267,7 @@ class ContextCore(ContextBase, Generic[S]):
             3
         """
         step = self._within_step("collect_events")
-        _check_expected(ev, expected)
+        _check_expected(step.graph, ev, expected)
         invocation = step.invocation
         return cast(
             "list[Any] | None",
@@ -309,7 +333,7 @@ class Context(ContextCore[S]):
     @property
     def store(self) -> Store[S]:
         """The state that the steps of the run share."""
-        return Store(self._port, _owner(self._step))
+        return Store(self)
 
 
 class AsyncContext(ContextCore[S]):
@@ -321,17 +345,18 @@ class AsyncContext(ContextCore[S]):
     @property
     def store(self) -> AsyncStore[S]:
         """The state that the steps of the run share."""
-        return AsyncStore(self._port, _owner(self._step))
+        return AsyncStore(self)
 
 
 class Store(Generic[S]):
     """The state of a run, from code that waits by blocking. A path is text such as `user.tags.0`; "" is the whole."""
 
-    __slots__ = ("_owner", "_port")
+    __slots__ = ("_context", "_owner")
 
-    def __init__(self, port: RunPort, owner: Hashable) -> None:
-        self._port = port
-        self._owner = owner
+    def __init__(self, context: ContextCore[S]) -> None:
+        # Not its port: when the context runs again, a store that somebody kept goes with it.
+        self._context = context
+        self._owner = _owner(context._step)
 
     def get(self, path: str, default: Any = UNSET) -> Any:
         """Return what is at a path: the state's own object, to be read, not changed.
@@ -403,17 +428,18 @@ class Store(Generic[S]):
             self._ask("abort_edit")
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        return self._port.ask(StoreCall(method, arguments, self._owner))
+        return self._context._port.ask(StoreCall(method, arguments, self._owner))
 
 
 class AsyncStore(Generic[S]):
     """The state of a run, from code that awaits. The methods are those of `Store`."""
 
-    __slots__ = ("_owner", "_port")
+    __slots__ = ("_context", "_owner")
 
-    def __init__(self, port: RunPort, owner: Hashable) -> None:
-        self._port = port
-        self._owner = owner
+    def __init__(self, context: ContextCore[S]) -> None:
+        # Not its port: when the context runs again, a store that somebody kept goes with it.
+        self._context = context
+        self._owner = _owner(context._step)
 
     async def get(self, path: str, default: Any = UNSET) -> Any:
         """See `Store.get`."""
@@ -458,7 +484,7 @@ class AsyncStore(Generic[S]):
             await self._ask("abort_edit")
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        return await self._port.ask_async(StoreCall(method, arguments, self._owner))
+        return await self._context._port.ask_async(StoreCall(method, arguments, self._owner))
 
 
 def _owner(step: StepPort | None) -> Hashable:
@@ -473,9 +499,10 @@ def _owner(step: StepPort | None) -> Hashable:
 
 
 def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
-    if not isinstance(event, Event):
+    kind = graph.kind(type(event))
+    if kind is EventKind.NONE:
         raise WorkflowRuntimeError(f"send_event() takes an event, not an instance of {type(event).__name__}")
-    if isinstance(event, StopEvent):
+    if kind is EventKind.STOP:
         raise WorkflowRuntimeError(
             f"send_event({type(event).__name__}) would not end the run: return the stop event from a step"
         )
@@ -485,18 +512,18 @@ def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
             raise WorkflowRuntimeError(f"send_event({type(event).__name__}): {fault}")
 
 
-def _check_expected(event: Any, expected: Any) -> None:
-    if not isinstance(event, Event):
+def _check_expected(graph: Graph, event: Any, expected: Any) -> None:
+    if graph.kind(type(event)) is EventKind.NONE:
         raise WorkflowRuntimeError(f"collect_events() counts an event in, not an instance of {type(event).__name__}")
     if isinstance(expected, Mapping):
-        wrong = [n for n in expected.values() if isinstance(n, bool) or not isinstance(n, int) or n < 1]
-        if wrong:
-            raise WorkflowRuntimeError(f"collect_events() expects 1 or more of each class, not {wrong[0]!r}")
+        for count in expected.values():
+            if type(count) is not int or count < 1:
+                raise WorkflowRuntimeError(f"collect_events() expects 1 or more of each class, not {count!r}")
     elif not isinstance(expected, list | tuple):
         raise WorkflowRuntimeError(
             "collect_events() expects a list of event classes or {class: count}, not an instance of"
             f" {type(expected).__name__}"
         )
     for cls in expected:
-        if not (isinstance(cls, type) and issubclass(cls, Event)):
+        if not isinstance(cls, type) or graph.kind(cls) is EventKind.NONE:
             raise WorkflowRuntimeError(f"collect_events() expects event classes, not {cls!r}")

@@ -54,7 +54,10 @@ class Event(BaseModel):
         return (self.__pydantic_extra__ or {})[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        setattr(self, key, value)
+        if key in type(self).model_fields or self.__pydantic_extra__ is None:
+            setattr(self, key, value)
+        else:
+            self.__pydantic_extra__[key] = value  # Not by setattr, which a key such as "items" would lead astray.
 
     def __contains__(self, key: object) -> bool:
         return key in type(self).model_fields or key in (self.__pydantic_extra__ or {})
@@ -90,7 +93,7 @@ class Event(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Return a new dict of all fields; values are the event's own objects, not copies."""
-        return dict(self.items())
+        return {key: self[key] for key in self}
 
 
 class StartEvent(Event):

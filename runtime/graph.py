@@ -6,6 +6,8 @@ Built once for a workflow class, then only read, by any thread.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from enum import Enum
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,7 +22,16 @@ from greenroom.events import (
 )
 from greenroom.steps import GRAPH_CHECKS, StepSpec
 
-__all__ = ["Graph"]
+__all__ = ["EventKind", "Graph"]
+
+
+class EventKind(Enum):
+    """What an object means to a run."""
+
+    NONE = "no event"
+    PLAIN = "an event"
+    INPUT = "a question to a person"
+    STOP = "the end"
 
 
 class Graph:
@@ -48,10 +59,11 @@ class Graph:
         self.name = name
         self.steps: Mapping[str, StepSpec] = {spec.name: spec for spec in sorted(steps, key=lambda spec: spec.name)}
         self._routes: dict[type[Event], tuple[StepSpec, ...]] = {}
+        self._kinds: dict[Any, EventKind] = {}
         accepted = {cls for spec in self.steps.values() for cls in spec.accepts}
         returned = {cls for spec in self.steps.values() for cls in spec.returns}
         self._accepted, self._returned = accepted, returned
-        self.events: list[type[Event]] = sorted(accepted | returned, key=lambda cls: cls.__qualname__)
+        self.events: list[type[Event]] = sorted(accepted | returned, key=lambda cls: (cls.__qualname__, cls.__module__))
         self.start_event_class, self.stop_event_class = self._find_ends()
         self.asks_people = any(issubclass(cls, HumanResponseEvent) for cls in accepted)
         self.state_type = self._find_state_type()
@@ -67,6 +79,13 @@ class Graph:
         if route is None:
             route = self._routes[event_class] = self._find_route(event_class)
         return route
+
+    def kind(self, cls: Any) -> EventKind:
+        """Return what an object of this class means to a run. Cheap: pydantic's own isinstance is not."""
+        kind = self._kinds.get(cls)
+        if kind is None:
+            kind = self._kinds[cls] = _find_kind(cls)
+        return kind
 
     def accepts(self, spec: StepSpec, event_class: type[Event]) -> bool:
         """Return whether a step takes events of this class when they are addressed to it by name."""
@@ -168,16 +187,16 @@ class Graph:
             ) from error
 
     def _find_route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
+        if issubclass(event_class, StopEvent):
+            return ()
         for base in event_class.__mro__:
-            if not issubclass(base, Event) or issubclass(base, StopEvent):
-                continue
             route = tuple(spec for spec in self.steps.values() if base in spec.accepts)
             if route:
                 return route
         return ()
 
     def _is_made(self, accepted: type[Event]) -> bool:
-        if issubclass(accepted, StartEvent | HumanResponseEvent | StepFailedEvent | StopEvent):
+        if issubclass(accepted, StartEvent | InputRequiredEvent | HumanResponseEvent | StepFailedEvent | StopEvent):
             return True
         return any(issubclass(made, accepted) or issubclass(accepted, made) for made in self._returned)
 
@@ -246,6 +265,14 @@ class Graph:
             f"[dead_end] {_steps(dead)} can never lead to a stop event; let them return an event that does, or mark"
             " them @step(skip_graph_checks=['dead_end'])"
         ]
+
+
+def _find_kind(cls: Any) -> EventKind:
+    if not isinstance(cls, type) or not issubclass(cls, Event):
+        return EventKind.NONE
+    if issubclass(cls, StopEvent):
+        return EventKind.STOP
+    return EventKind.INPUT if issubclass(cls, InputRequiredEvent) else EventKind.PLAIN
 
 
 def check_names(names: Collection[str] | None) -> frozenset[str]:

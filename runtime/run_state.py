@@ -10,10 +10,11 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from greenroom.buffers import CollectBuffer
 from greenroom.errors import (
+    ContextStateError,
     GreenroomError,
     RuntimeShutdownError,
     StepCancelled,
@@ -63,7 +64,7 @@ from greenroom.facts import (
     TimerFired,
     describe_lack,
 )
-from greenroom.graph import Graph
+from greenroom.graph import EventKind, Graph
 from greenroom.invocation import Invocation
 from greenroom.retry import RetryInfo, next_delay, retry_seed
 from greenroom.state import StateStore, StoreCall
@@ -82,12 +83,13 @@ Note = tuple[Any, ...]  # offset, how to build the event, and with what
 class _Lane:
     """The workers of one step, and the invocations that wait for one."""
 
-    __slots__ = ("freed", "name", "num_workers", "queue", "used")
+    __slots__ = ("freed", "name", "num_workers", "queue", "retries", "used")
 
     def __init__(self, spec: StepSpec) -> None:
         self.name = spec.name
         self.num_workers = spec.options.num_workers
         self.queue: deque[Invocation] = deque()
+        self.retries: deque[Invocation] = deque()  # Their delay is over: they go before the queue, in order.
         self.freed: list[int] = []
         self.used = 0
 
@@ -99,6 +101,12 @@ class _Lane:
             self.used += 1
             return self.used - 1
         return None
+
+    def next_waiting(self) -> Invocation | None:
+        """Take out the invocation that goes next, or None."""
+        if self.retries:
+            return self.retries.popleft()
+        return self.queue.popleft() if self.queue else None
 
 
 class RunState:
@@ -148,6 +156,7 @@ class RunState:
         self._at_work_since: float | None = None
         self._idle_noted = False
         self._drain_error: BaseException | None = None
+        self._successor: str | None = None
 
     # -- what may be asked ---------------------------------------------------------------------------------------------
 
@@ -161,24 +170,49 @@ class RunState:
         """Whether nothing is queued or in flight, so that only the outside or a timer can go on."""
         return not self.invocations and self.outcome is None
 
-    def reopen(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> bool:
-        """Make an ended run ready to go on under a new id; return whether it has unfinished work to resume.
+    @property
+    def has_unfinished_work(self) -> bool:
+        """Whether a run that was put away left something to resume."""
+        return bool(self.invocations or self._delayed or self.open_inputs or self.held or self._buffers)
 
-        One without begins anew, with its store kept and its stream at offset 0.
+    def check_reopen(self) -> bool:
+        """Return whether a run that goes on from this one has unfinished work to resume.
+
+        Raises:
+            ContextStateError: If this run has not ended, or another went on from it.
         """
-        self.run_id, self.timeout, self.on_stuck = run_id, timeout, on_stuck
-        self.outcome = self._drain_error = None
-        self._at_work_since, self._worked, self._idle_noted = None, 0.0, False
-        self.notes.clear()
-        unfinished = bool(self.invocations or self._delayed or self.open_inputs or self.held or self.buffered())
-        if not unfinished:
-            self.published = 0
-            self.dead_letters.clear()
-        return unfinished
+        if self.outcome is None:
+            raise ContextStateError(f"this context is in use by run '{self.run_id}', which has not ended")
+        if self._successor is not None:
+            raise ContextStateError(f"this context was taken over by run '{self._successor}'; use that of its handler")
+        return self.has_unfinished_work
+
+    def reopen(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> RunState:
+        """Return the state of a run that goes on from this one, which has ended, with its store and unfinished work.
+
+        Where nothing is unfinished it begins anew, with its stream at offset 0. This state stays ended, so that what
+        bodies of the old run still tell is turned away and cannot pass for a fact of the new one.
+
+        Raises:
+            ContextStateError: If this run has not ended, or another went on from it.
+        """
+        unfinished = self.check_reopen()
+        self._successor = run_id
+        state = RunState(self.graph, run_id, timeout=timeout, on_stuck=on_stuck, store=self.store)
+        if unfinished:
+            state.published = self.published
+            state.dead_letters.extend(self.dead_letters)
+            state.invocations, self.invocations = self.invocations, {}
+            state.held, self.held = self.held, []
+            state.open_inputs, self.open_inputs = self.open_inputs, []
+            state._buffers, self._buffers = self._buffers, {}
+            state._delayed, self._delayed = self._delayed, {}
+            state._next_invocation, state._next_delayed = self._next_invocation, self._next_delayed
+        return state
 
     def buffered(self) -> dict[tuple[str, str], list[Event]]:
         """Return the events that wait in each collection, by step and buffer id."""
-        return {key: buffer.events for key, buffer in self._buffers.items() if buffer.events}
+        return {key: buffer.events for key, buffer in self._buffers.items()}
 
     # -- the one way in ------------------------------------------------------------------------------------------------
 
@@ -261,14 +295,18 @@ class RunState:
                 self._bury(event, "it was returned by an attempt that had been given up", None)
             return
         del self.invocations[fact.invocation]
-        worker = self._leave(invocation, None if event is None else type(event).__name__, effects)
-        if isinstance(event, StopEvent):
-            self._end(Outcome("completed", event), effects)
+        if event is None:
+            worker = self._leave(invocation, None, effects)
+            self._serve_queue(invocation.spec, worker, now, effects)
+            return
+        event_class = type(event)
+        kind = self.graph.kind(event_class)
+        worker = self._leave(invocation, event_class.__name__, effects)
+        if kind is EventKind.STOP:
+            self._end(Outcome("completed", cast("StopEvent", event)), effects)
             return
         self._serve_queue(invocation.spec, worker, now, effects)
-        if event is None:
-            return
-        if isinstance(event, InputRequiredEvent):
+        if kind is EventKind.INPUT:
             self._publish(event, effects)
             self.open_inputs.append(event)
             self._deliver(event, None, now, effects)
@@ -312,7 +350,7 @@ class RunState:
             case ("retry", number):
                 invocation = self.invocations.get(number)
                 if invocation is not None:
-                    self._admit(invocation, now, effects, first=True)
+                    self._admit(invocation, now, effects, is_retry=True)
             case ("step", number, attempt):
                 self._step_timed_out(number, attempt, fact.at, now, effects)
             case ("delayed", number):
@@ -348,11 +386,14 @@ class RunState:
         """Give an event to the steps that take it; return whether there was one."""
         steps = self.graph.route(type(event)) if step is None else (self.graph.steps[step],)
         for spec in steps:
-            number = self._next_invocation
-            self._next_invocation = number + 1
-            invocation = self.invocations[number] = Invocation(number, spec, event)
-            self._admit(invocation, now, effects)
+            self._admit(self._new_invocation(spec, event), now, effects)
         return bool(steps)
+
+    def _new_invocation(self, spec: StepSpec, event: Event) -> Invocation:
+        number = self._next_invocation
+        self._next_invocation = number + 1
+        invocation = self.invocations[number] = Invocation(number, spec, event)
+        return invocation
 
     def _deliver_inside(self, event: Event, step: str | None, now: float, effects: list[Effect]) -> None:
         if not self._deliver(event, step, now, effects):
@@ -371,7 +412,7 @@ class RunState:
 
     # -- invocations ---------------------------------------------------------------------------------------------------
 
-    def _admit(self, invocation: Invocation, now: float, effects: list[Effect], *, first: bool = False) -> None:
+    def _admit(self, invocation: Invocation, now: float, effects: list[Effect], *, is_retry: bool = False) -> None:
         """Start an invocation if its step has a free worker, else put it in the queue."""
         spec = invocation.spec
         lane = self._lanes.get(spec.name)
@@ -381,10 +422,7 @@ class RunState:
         if worker is not None:
             self._start(invocation, worker, now, effects)
             return
-        if first:
-            lane.queue.appendleft(invocation)
-        else:
-            lane.queue.append(invocation)
+        (lane.retries if is_retry else lane.queue).append(invocation)
         self.notes.append(
             (self.published, _state_changed, lane.name, StepState.PREPARING, None, type(invocation.event), None)
         )
@@ -427,8 +465,9 @@ class RunState:
     def _serve_queue(self, spec: StepSpec, worker: int, now: float, effects: list[Effect]) -> None:
         """Give a free worker to the next in the queue."""
         lane = self._lanes[spec.name]
-        if lane.queue:
-            self._start(lane.queue.popleft(), worker, now, effects)
+        waiting = lane.next_waiting()
+        if waiting is not None:
+            self._start(waiting, worker, now, effects)
         else:
             heapq.heappush(lane.freed, worker)
 
@@ -456,26 +495,25 @@ class RunState:
             handed[buffer_id] = index + 1
             if index < len(earlier):
                 return earlier[index]
-        buffer = self._buffer(invocation.spec.name, buffer_id)
-        if fact.own and invocation.collected is not None and buffer_id in invocation.collected:
-            batch = buffer.take_complete(expected)
-        else:
-            batch = buffer.add(fact.event, expected)
-        if invocation.spec.options.retry_policy is not None:
-            if fact.own:
-                invocation.collected = (invocation.collected or set()) | {buffer_id}
-            if batch:
-                batches = invocation.batches = invocation.batches if invocation.batches is not None else {}
-                batches.setdefault(buffer_id, []).append(batch)
-                handed = invocation.handed = invocation.handed if invocation.handed is not None else {}
-                handed[buffer_id] = len(batches[buffer_id])
-        return batch
-
-    def _buffer(self, step: str, buffer_id: str) -> CollectBuffer:
-        buffer = self._buffers.get((step, buffer_id))
+        key = (invocation.spec.name, buffer_id)
+        buffer = self._buffers.get(key)
         if buffer is None:
-            buffer = self._buffers[step, buffer_id] = CollectBuffer()
-        return buffer
+            buffer = self._buffers[key] = CollectBuffer()
+        if not fact.own:
+            batch = buffer.add(fact.event, expected)
+        elif invocation.collected is None or buffer_id not in invocation.collected:
+            batch = buffer.add(fact.event, expected)
+            invocation.collected = (invocation.collected or set()) | {buffer_id}
+        else:
+            batch = buffer.take_complete(expected)
+        if batch:
+            batches = invocation.batches = invocation.batches if invocation.batches is not None else {}
+            batches.setdefault(buffer_id, []).append(batch)
+            handed = invocation.handed = invocation.handed if invocation.handed is not None else {}
+            handed[buffer_id] = len(batches[buffer_id])
+        if buffer.is_empty:
+            del self._buffers[key]
+        return batch
 
     # -- time at work --------------------------------------------------------------------------------------------------
 
@@ -528,22 +566,21 @@ class RunState:
     def _put_away(self) -> None:
         """Keep all unfinished work, so that the run can be resumed: what ran will run again before what waited."""
         running = [inv for inv in self.invocations.values() if inv.worker is not None]
-        delayed = [inv for inv in self.invocations.values() if inv.worker is None and not self._is_queued(inv)]
-        queued = [inv for lane in self._lanes.values() for inv in lane.queue]
-        for invocation in running:
-            invocation.worker = None
-        self.invocations = {inv.number: inv for inv in (*running, *delayed, *queued)}
+        retries = [inv for lane in self._lanes.values() for inv in lane.retries]
+        queued = {inv.number: inv for lane in self._lanes.values() for inv in lane.queue}
+        delayed = [inv for inv in self.invocations.values() if inv.worker is None and inv.number not in queued]
+        # A number that is there already keeps its place, so the delayed do not bring the retries in again.
+        self.invocations = {inv.number: inv for inv in (*running, *retries, *delayed)} | queued
+        for invocation in self.invocations.values():
+            invocation.worker = invocation.handed = None
         self._lanes.clear()
-
-    def _is_queued(self, invocation: Invocation) -> bool:
-        lane = self._lanes.get(invocation.spec.name)
-        return lane is not None and invocation in lane.queue
 
     def _clear_work(self) -> None:
         """Account for every event that the end leaves behind."""
-        for lane in self._lanes.values():
-            for invocation in lane.queue:
-                self._bury(invocation.event, "the run ended before the step took it", lane.name)
+        for invocation in self.invocations.values():
+            if invocation.worker is None:
+                reason = "its retry" if invocation.attempt > 1 else "the step took it"
+                self._bury(invocation.event, f"the run ended before {reason}", invocation.spec.name)
         for (step, _), buffer in self._buffers.items():
             for event in buffer.events:
                 self._bury(event, "the run ended before its collection was complete", step)
@@ -560,8 +597,15 @@ class RunState:
 
     def _apply_after_end(self, fact: Fact, effects: list[Effect]) -> None:
         """The run is over: its state may still be read and set, all else is turned away by name."""
-        if isinstance(fact, StoreCall) and not isinstance(fact.owner, Caller):
-            self.store.call(fact, _answer_into(effects))
+        if isinstance(fact, RunStarted):
+            self._start_late(fact.event)
+        elif isinstance(fact, StoreCall) and not isinstance(fact.owner, Caller):
+            if self._successor is not None:
+                # The store has another writer now.
+                in_use = ContextStateError(f"this context has just gone on to run '{self._successor}'; try again")
+                effects.append(Answer(fact.asker, None, in_use))
+            else:
+                self.store.call(fact, _answer_into(effects))
         elif isinstance(fact, StoreCall | CollectAsked):
             effects.append(Answer(fact.asker, None, _given_up()))
         elif isinstance(fact, EventArrived):
@@ -580,17 +624,27 @@ class RunState:
         elif isinstance(fact, Finished) and fact.event is not None and not isinstance(fact.event, StopEvent):
             self._bury(fact.event, "it was returned after the run had ended", None)
 
+    def _start_late(self, event: Event) -> None:
+        """The end has overtaken the start event: if it was a cancel, the event is unfinished work to be resumed."""
+        assert self.outcome is not None
+        if self.outcome.status == "cancelled" and self._successor is None:
+            for spec in self.graph.route(type(event)):
+                self._new_invocation(spec, event)
+        else:
+            self._bury(event, "the run ended before it began", None)
+
     def _describe_stuck(self) -> str:
         lines = [
             f"run '{self.run_id}' of {self.graph.name} is stuck: nothing is queued, in flight or awaited, and no step"
             " takes an event that only somebody outside can send"
         ]
         for (step, buffer_id), buffer in self._buffers.items():
-            if buffer.events:
-                lines.append(
-                    f"  - the collection '{buffer_id}' of step '{step}' holds {len(buffer.events)}"
-                    f" and lacks {describe_lack(buffer.lacks)}"
-                )
+            lack = (
+                f" and lacks {describe_lack(buffer.lacks)}" if buffer.lacks else ", enough, but nothing asked for them"
+            )
+            lines.append(f"  - the collection '{buffer_id}' of step '{step}' holds {len(buffer.events)}{lack}")
+        for event, _ in self.held[-5:]:
+            lines.append(f"  - {type(event).__name__} was sent from outside and no step takes it")
         for letter in list(self.dead_letters)[-5:]:
             lines.append(f"  - {type(letter.event).__name__} was not taken: {letter.reason}")
         lines.append("return an event that leads to a stop event, or keep the run with Workflow(on_stuck='wait')")

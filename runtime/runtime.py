@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import threading
+import time
 import weakref
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from greenroom.actors.pool import PoolDispatcher
 from greenroom.actors.root import Drain, RootSupervisor
+from greenroom.context import StepPort, current_step
 from greenroom.errors import RuntimeForkedError, RuntimeShutdownError, WorkflowRuntimeError
 
 if TYPE_CHECKING:
@@ -116,8 +118,15 @@ class Runtime:
             # In this order: a run that begins enters `runs` before it looks at `draining`, and one that ends leaves
             # `runs` before it does.
             self.draining = True
-            drained = self.root.ask(Drain(self.runs.copy(), error), block=False)
-            finished = self.dispatcher.wait(drained, timeout)
+            deadline = None if timeout is None else time.monotonic() + timeout
+            finished, runs = True, self.runs.copy()
+            while finished:
+                drained = self.root.ask(Drain(runs, error), block=False)
+                finished = self.dispatcher.wait(drained, deadline and max(0.0, deadline - time.monotonic()))
+                # Runs at work may have begun others before they ended.
+                runs = self.runs.copy()
+                if not runs:
+                    break
         except BaseException:
             self._end_all(error)
             raise
@@ -127,9 +136,12 @@ class Runtime:
             self.dispatcher.shutdown(JOIN_SECONDS)
 
     def check_usable(self) -> None:
-        """Raise if no run can begin here: after the shutdown, or in a forked child."""
+        """Raise if no run can begin here: after the shutdown, or in a forked child.
+
+        While the runtime lets the runs at work finish, their steps may begin the runs that they need for it.
+        """
         self.check_process()
-        if self.draining:
+        if self.draining and not self._is_at_work(current_step.get(None)):
             raise RuntimeShutdownError("this Runtime has been shut down; make a new one, or use the default one")
 
     def check_process(self) -> None:
@@ -139,6 +151,9 @@ class Runtime:
                 f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: start"
                 " the run in the child, whose default runtime is its own"
             )
+
+    def _is_at_work(self, step: StepPort | None) -> bool:
+        return step is not None and not step.cancelled and not self.dispatcher.closed and step.run_id in self.runs
 
     def new_run_id(self) -> str:
         """Return an id that no other run has, in any process."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from greenroom.errors import StepCancelled
+from greenroom.errors import StepCancelled, WorkflowRuntimeError
 
 __all__ = ["UNSET", "DictState", "StateStore", "StoreCall"]
 
@@ -23,7 +23,7 @@ UNSET: Any = object()
 
 
 class DictState(BaseModel):
-    """The state of a run whose steps name no model: any keys, any values.
+    """The state of a run whose steps name no model: any keys, any values. A subclass may declare fields as well.
 
     Example:
         >>> state = DictState(count=1)
@@ -34,19 +34,26 @@ class DictState(BaseModel):
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True, protected_namespaces=())
 
     def __getitem__(self, key: str) -> Any:
-        return self._values()[key]
+        return getattr(self, key) if key in type(self).model_fields else self._values()[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._values()[key] = value
+        if key in type(self).model_fields:
+            setattr(self, key, value)
+        else:
+            self._values()[key] = value
 
     def __delitem__(self, key: str) -> None:
+        if key in type(self).model_fields:
+            raise TypeError(f"the field '{key}' is declared by {type(self).__name__}: set it to another value instead")
         del self._values()[key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._values()
+        return key in type(self).model_fields or key in self._values()
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, or `default` where there is none."""
+        if key in type(self).model_fields:
+            return getattr(self, key)
         return self._values().get(key, default)
 
     def _values(self) -> dict[str, Any]:
@@ -81,11 +88,11 @@ class StateStore:
     ends.
     """
 
-    __slots__ = ("_editor", "_state", "_waiting", "state_type")
+    __slots__ = ("_editor", "_state", "_state_type", "_waiting")
 
     def __init__(self, state_type: type[BaseModel] | None, state: BaseModel | None = None) -> None:
         """Hold a state, or make one of its type when it is first wanted."""
-        self.state_type: type[BaseModel] = state_type or DictState
+        self._state_type: type[BaseModel] = state_type or DictState
         self._state = state
         self._editor: Hashable = None
         self._waiting: deque[StoreCall] = deque()
@@ -94,7 +101,7 @@ class StateStore:
     def state(self) -> BaseModel:
         """The whole state."""
         if self._state is None:
-            self._state = self.state_type()
+            self._state = _make_default(self._state_type)
         return self._state
 
     @state.setter
@@ -163,8 +170,6 @@ class StateStore:
         # Only the containers along the path are copied, so that a reader's earlier view does not change under it.
         root = self.state.model_copy()
         target: Any = root
-        if root.__pydantic_extra__ is not None:
-            object.__setattr__(root, "__pydantic_extra__", dict(root.__pydantic_extra__))
         for segment in segments[:-1]:
             child = _read(target, segment)
             child = {} if child is UNSET else _copied(child)
@@ -177,20 +182,21 @@ class StateStore:
         return self.state.model_copy()
 
     def _set_state(self, state: BaseModel, *, owner: Hashable) -> None:
-        if isinstance(state, self.state_type):
-            self.state = state
-        elif issubclass(self.state_type, type(state)) and isinstance(state, BaseModel):
+        current = type(self.state)
+        if isinstance(state, current):
+            self.state = state.model_copy()
+        elif isinstance(state, BaseModel) and issubclass(current, type(state)):
             merged = self.state.model_copy()
             for name in type(state).model_fields:
                 setattr(merged, name, getattr(state, name))
+            for name, value in (state.__pydantic_extra__ or {}).items():
+                _write(merged, name, value, name)
             self.state = merged
         else:
-            raise ValueError(
-                f"state must be of type {self.state_type.__name__} or of a base of it, not {type(state).__name__}"
-            )
+            raise ValueError(f"state must be of type {current.__name__} or of a base of it, not {type(state).__name__}")
 
     def _clear(self, *, owner: Hashable) -> None:
-        self.state = self.state_type()
+        self.state = _make_default(type(self.state))
 
     def _begin_edit(self, *, owner: Hashable) -> BaseModel:
         draft = _deep_copied(self.state)
@@ -201,10 +207,20 @@ class StateStore:
         if self._editor != owner:
             raise RuntimeError("this edit_state() is no longer open; its caller had ended")
         self._editor = None
-        self.state = draft
+        self.state = draft.model_copy()  # The caller may still hold the draft.
 
 
 _NEVER_WAIT = frozenset({"get", "get_state", "commit_edit"})
+
+
+def _make_default(state_type: type[BaseModel]) -> BaseModel:
+    try:
+        return state_type()
+    except ValueError as error:
+        raise WorkflowRuntimeError(
+            f"the state {state_type.__name__} cannot be made without arguments; give each of its fields a default:"
+            f" {error}"
+        ) from error
 
 
 def _segments(path: str) -> list[str]:
@@ -217,12 +233,10 @@ def _segments(path: str) -> list[str]:
 
 
 def _read(container: Any, segment: str) -> Any:
-    if isinstance(container, DictState):
-        return container.get(segment, UNSET)
-    if isinstance(container, MutableMapping):
+    if isinstance(container, DictState | Mapping):
         return container.get(segment, UNSET)
     if isinstance(container, Sequence) and not isinstance(container, str | bytes):
-        return container[int(segment)] if segment.isdigit() and int(segment) < len(container) else UNSET
+        return container[int(segment)] if segment.isdecimal() and int(segment) < len(container) else UNSET
     return getattr(container, segment, UNSET)
 
 
@@ -230,7 +244,7 @@ def _write(container: Any, segment: str, value: Any, path: str) -> None:
     if isinstance(container, MutableMapping | DictState):
         container[segment] = value
     elif isinstance(container, list):
-        if not segment.isdigit() or int(segment) > len(container):
+        if not segment.isdecimal() or int(segment) > len(container):
             raise ValueError(f"'{segment}' in path '{path}' is no index of a list of {len(container)}")
         container[int(segment) : int(segment) + 1] = [value]
     else:
@@ -243,14 +257,14 @@ def _copied(container: Any) -> Any:
 
 def _deep_copied(state: BaseModel) -> BaseModel:
     """Copy the state for an edit; what cannot be copied, such as a client or a lock, is shared."""
-    shared: dict[int, Any] = {}
+    memo: dict[int, Any] = {}
     draft = state.model_copy()
-    for name, field in type(state).model_fields.items():
-        value = getattr(state, name)
-        object.__setattr__(draft, name, value) if field.exclude else setattr(draft, name, _deep(value, shared))
-    if state.__pydantic_extra__ is not None:
-        extra = {name: _deep(value, shared) for name, value in state.__pydantic_extra__.items()}
-        object.__setattr__(draft, "__pydantic_extra__", extra)
+    fields = type(state).model_fields
+    # Into the copy's own dicts, not by setattr: a copy is no assignment, which validators and frozen fields would mind.
+    for values in (draft.__dict__, draft.__pydantic_extra__ or {}, draft.__pydantic_private__ or {}):
+        for name, value in values.items():
+            if name not in fields or not fields[name].exclude:
+                values[name] = _deep(value, memo)
     return draft
 
 

@@ -80,7 +80,7 @@ class StepSpec:
         if value is None:
             if self.returns_none:
                 return
-        elif isinstance(value, self.returns):
+        elif type(value) in self.returns or isinstance(value, self.returns):
             return
         got = "None" if value is None else f"{_describe(value)}"
         declared = " | ".join([cls.__name__ for cls in self.returns] + ["None"] * self.returns_none)
@@ -164,7 +164,7 @@ def _decorate(
     name = function.__qualname__
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
         raise WorkflowValidationError(f"@step on '{name}': num_workers must be an integer greater than 0")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
         raise WorkflowValidationError(f"@step on '{name}': timeout must be a number of seconds greater than 0, or None")
     if retry_policy is not None and not callable(getattr(retry_policy, "next", None)):
         raise WorkflowValidationError(
@@ -216,12 +216,20 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
         parameters = parameters[1:]
     faults: list[str] = []
     event_parameters: list[tuple[str, tuple[type[Event], ...]]] = []
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     context_parameter: str | None = None
     state_type: type | None = None
     is_async = inspect.iscoroutinefunction(function)
     for parameter in parameters:
         hint = hints.get(parameter.name)
         context_class, parameter_state = _context_of(hint)
+        members = _union_members(hint)
+        events = tuple(m for m in members if isinstance(m, type) and issubclass(m, Event))
+        if (context_class is not None or events) and parameter.kind not in by_name:
+            faults.append(
+                f"{where}: parameter '{parameter.name}' cannot be given by name; write it as a plain parameter,"
+                " without / or *"
+            )
         if context_class is not None:
             if context_parameter is not None:
                 faults.append(
@@ -231,8 +239,6 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
                 faults.append(_wrong_context(where, parameter.name, is_async))
             context_parameter, state_type = parameter.name, parameter_state
             continue
-        members = _union_members(hint)
-        events = tuple(m for m in members if isinstance(m, type) and issubclass(m, Event))
         if events and len(events) == len([m for m in members if m is not type(None)]):
             event_parameters.append((parameter.name, events))
         elif events:
@@ -322,14 +328,14 @@ def _union_members(hint: Any) -> tuple[Any, ...]:
 
 
 def _local_names(function: Any, frame: types.FrameType) -> dict[str, Any]:
-    """Return the names of enclosing functions that annotations written as strings may mean."""
+    """Return the names of enclosing functions and class bodies that annotations written as strings may mean."""
     wanted = set(re.findall(r"\w+", " ".join(a for a in function.__annotations__.values() if isinstance(a, str))))
     names: dict[str, Any] = {}
-    if "<locals>" not in function.__qualname__:
-        return names
     current: types.FrameType | None = frame
     while wanted and current is not None and current.f_code.co_name != "<module>":
-        if current.f_globals is function.__globals__:
+        # Not every frame below is a scope around: it may be one that called the enclosing function.
+        is_around = function.__qualname__.startswith(f"{current.f_code.co_qualname}.")
+        if is_around and current.f_globals is function.__globals__:
             for name in wanted.intersection(current.f_locals):
                 names.setdefault(name, current.f_locals[name])
         current = current.f_back

@@ -12,9 +12,15 @@ from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunAdmitted
 from greenroom.actors.supervisor import Inspect, RunSupervisor
 from greenroom.context import ContextCore, RestingPort
-from greenroom.errors import ContextStateError, WorkflowRuntimeError, WorkflowValidationError
+from greenroom.errors import (
+    ContextStateError,
+    GreenroomError,
+    RuntimeShutdownError,
+    WorkflowRuntimeError,
+    WorkflowValidationError,
+)
 from greenroom.events import Event, StartEvent, StopEvent
-from greenroom.facts import RunResumed, RunStarted
+from greenroom.facts import CancelAsked, RunResumed, RunStarted
 from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.run_state import OnStuck, RunState
@@ -107,16 +113,21 @@ class Workflow:
         Raises:
             WorkflowValidationError: If it is not decorated, or the class has a step of that name.
         """
+        if cls is Workflow:
+            raise WorkflowValidationError("subclass Workflow, and add steps to the subclass")
         if step_options(func) is None:
             raise WorkflowValidationError(f"{func!r} is not a step; decorate it with @step(workflow={cls.__name__})")
         if func.__name__ in _find_steps(cls):
             raise WorkflowValidationError(
                 f"{cls.__name__} already has a step '{func.__name__}'; give this one another name"
             )
-        if "_free_steps" not in cls.__dict__:
-            raise WorkflowValidationError("subclass Workflow, and add steps to the subclass")
         cls._free_steps[func.__name__] = func
         Workflow._version += 1
+
+    @property
+    def graph(self) -> Graph:
+        """The steps, and the events between them."""
+        return self._graph
 
     @property
     def start_event_class(self) -> type[StartEvent]:
@@ -168,9 +179,12 @@ class Workflow:
             raise WorkflowRuntimeError(f"{type(self).__name__}.__init__ must call super().__init__()")
         runtime = self._runtime or current_runtime()
         runtime.check_usable()
-        state, resumes = self._state_for(ctx, run_id or runtime.new_run_id())
+        if run_id is None:
+            run_id = runtime.new_run_id()
+        elif not isinstance(run_id, str) or not run_id:
+            raise WorkflowRuntimeError(f"run(run_id=...) takes a text that is not empty, not {run_id!r}")
         beginning: RunStarted | RunResumed
-        if resumes:
+        if self._check_context(ctx):
             if start_event is not None or kwargs:
                 raise ContextStateError(
                     "this context has unfinished work, which run(ctx=ctx) resumes: give it no start event, or begin"
@@ -179,11 +193,15 @@ class Workflow:
             beginning = RunResumed()
         else:
             beginning = RunStarted(self._make_start_event(start_event, kwargs))
-        return self._begin(runtime, state, beginning, ctx)
+        # The state is taken last: whatever is refused leaves the context as it was.
+        if run_id in runtime.runs:
+            raise _id_taken(run_id)
+        return self._begin(runtime, self._take_state(ctx, run_id), beginning, ctx)
 
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
         supervisor = RunSupervisor(runtime.dispatcher, state, self._function_of, contextvars.copy_context())
-        link = RunLink(self._graph, state.run_id, runtime, supervisor.actor_ref)
+        run_id = state.run_id
+        link = RunLink(self._graph, run_id, runtime, supervisor.actor_ref)
         handler = self._handler_class(
             link,
             supervisor.log,
@@ -191,13 +209,23 @@ class Workflow:
         )
         supervisor.finisher = handler
         if ctx is not None:
-            ctx._port = link
             handler.ctx = ctx
-        if runtime.runs.setdefault(state.run_id, handler) is not handler:
-            raise WorkflowRuntimeError(f"a run with the id '{state.run_id}' is going on; choose another run_id")
-        if runtime.draining:
-            del runtime.runs[state.run_id]
-            runtime.check_usable()
+        try:
+            if runtime.runs.setdefault(run_id, handler) is not handler:
+                raise _id_taken(run_id)
+            if runtime.draining:
+                try:
+                    runtime.check_usable()
+                except RuntimeShutdownError:
+                    del runtime.runs[run_id]
+                    raise
+        except GreenroomError:
+            # Another thread came first by a hair. What the context holds can still be resumed.
+            state.apply(CancelAsked(), runtime.dispatcher.now())
+            raise
+        finally:
+            if ctx is not None:
+                ctx._port = link
         supervisor.watch(runtime.root)
         if self._verbose:
             runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
@@ -208,10 +236,10 @@ class Workflow:
             runtime.root.tell(RunAdmitted(handler, beginning, id(self), self._num_concurrent_runs))
         return handler
 
-    def _state_for(self, ctx: Any, run_id: str) -> tuple[RunState, bool]:
-        """Return the state for a new run, and whether it has unfinished work."""
+    def _check_context(self, ctx: Any) -> bool:
+        """Return whether the context has unfinished work to resume; raise if it cannot be run."""
         if ctx is None:
-            return RunState(self._graph, run_id, timeout=self.timeout, on_stuck=self._on_stuck), False
+            return False
         if not isinstance(ctx, ContextCore):
             raise ContextStateError(f"run(ctx=...) takes a Context, not an instance of {type(ctx).__name__}")
         if ctx._step is not None:
@@ -222,14 +250,16 @@ class Workflow:
         if port.graph.name != self._graph.name:
             raise ContextStateError(f"this context belongs to {port.graph.name}, not to {self._graph.name}")
         if isinstance(port, RestingPort):
-            return (
-                RunState(self._graph, run_id, timeout=self.timeout, on_stuck=self._on_stuck, store=port.store),
-                False,
-            )
-        state: RunState = port.ask(Inspect(lambda state: state))
-        if state.outcome is None:
-            raise ContextStateError(f"this context is in use by run '{port.run_id}', which has not ended")
-        return state, state.reopen(run_id, self.timeout, self._on_stuck)
+            return False
+        return bool(port.ask(Inspect(RunState.check_reopen)))
+
+    def _take_state(self, ctx: Any, run_id: str) -> RunState:
+        """Return the state for a new run; a context gives its own away, to one run at a time."""
+        timeout, on_stuck = self.timeout, self._on_stuck
+        if ctx is not None and not isinstance(ctx._port, RestingPort):
+            return cast("RunState", ctx._port.ask(Inspect(lambda state: state.reopen(run_id, timeout, on_stuck))))
+        store = None if ctx is None else ctx._port.hand_over()
+        return RunState(self._graph, run_id, timeout=timeout, on_stuck=on_stuck, store=store)
 
     def _make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:
         expected = self._graph.start_event_class
@@ -256,6 +286,10 @@ class Workflow:
         if self._graph.steps[name].in_workflow:
             return cast("Callable[..., Any]", getattr(self, name))
         return cast("Callable[..., Any]", _find_steps(type(self))[name][0])
+
+
+def _id_taken(run_id: str) -> WorkflowRuntimeError:
+    return WorkflowRuntimeError(f"a run with the id '{run_id}' is going on; choose another run_id")
 
 
 def _find_steps(cls: type) -> dict[str, tuple[Any, bool]]:
@@ -291,7 +325,7 @@ def _graph_of(cls: type[Workflow]) -> Graph:
 
 def _check_options(name: str, timeout: Any, num_concurrent_runs: Any, runtime: Any, on_stuck: Any) -> None:
     faults = []
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
         faults.append(f"timeout must be seconds greater than 0, or None, not {timeout!r}")
     if num_concurrent_runs is not None and (
         isinstance(num_concurrent_runs, bool) or not isinstance(num_concurrent_runs, int) or num_concurrent_runs < 1

@@ -1,0 +1,173 @@
+"""Events: fields that are declared and fields that are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import PrivateAttr, ValidationError
+
+from greenroom.events import (
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    InternalDispatchEvent,
+    StartEvent,
+    StepStateChanged,
+    StopEvent,
+    UnhandledEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowIdleEvent,
+    WorkflowTimedOutEvent,
+)
+
+
+class Draft(Event):
+    text: str
+    words: int = 0
+
+
+def test_declared_fields_are_validated_and_others_kept_as_they_are() -> None:
+    """Both are attributes."""
+    marker = object()
+    draft = Draft(text="hello", words="3", author=marker)  # type: ignore[arg-type]
+    assert (draft.text, draft.words) == ("hello", 3)
+    assert draft.author is marker  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError):
+        Draft(words=1)  # type: ignore[call-arg]
+
+
+def test_a_missing_field_is_an_attribute_error() -> None:
+    """As with any object."""
+    with pytest.raises(AttributeError):
+        Draft(text="x").author  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_an_event_reads_like_a_mapping_over_all_its_fields() -> None:
+    """Declared fields come first, in both access and iteration."""
+    draft = Draft(text="hello", author="Ada")  # type: ignore[call-arg]
+    assert (draft["text"], draft["author"]) == ("hello", "Ada")
+    assert draft.keys() == list(draft) == ["text", "words", "author"]
+    assert draft.values() == ["hello", 0, "Ada"]
+    assert draft.items() == [("text", "hello"), ("words", 0), ("author", "Ada")]
+    assert draft.to_dict() == dict(draft.items())
+    assert len(draft) == 3
+    assert "words" in draft
+    assert "author" in draft
+    assert "editor" not in draft
+    assert draft.get("words", 7) == 0
+    assert draft.get("editor") is None
+    assert draft.get("editor", "nobody") == "nobody"
+    with pytest.raises(KeyError):
+        draft["editor"]
+
+
+def test_to_dict_is_a_new_dict_of_the_event_s_own_objects() -> None:
+    """Changing the dict does not change the event."""
+    tags = ["a"]
+    event = Event(tags=tags)
+    found = event.to_dict()
+    assert found["tags"] is tags
+    found["more"] = 1
+    assert "more" not in event
+
+
+def test_fields_are_set_by_attribute_and_by_key() -> None:
+    """Undeclared ones may be new."""
+    draft = Draft(text="a")
+    draft["text"] = "b"
+    draft["author"] = "Ada"
+    draft.editor = "Eve"  # type: ignore[attr-defined]
+    assert draft.to_dict() == {"text": "b", "words": 0, "author": "Ada", "editor": "Eve"}
+
+
+@pytest.mark.parametrize("name", ["items", "keys", "values", "get", "copy", "to_dict", "model_dump"])
+def test_a_field_may_have_the_name_of_a_method(name: str) -> None:
+    """It is read by key; the method stays what it is."""
+    given: Any = Event(**{name: 1})
+    assert given[name] == 1
+    put: Any = Event()
+    put[name] = 2
+    assert (put[name], put.to_dict(), put.keys()) == (2, {name: 2}, [name])
+    assert callable(getattr(put, name))
+
+
+def test_an_event_that_forbids_other_fields_refuses_them_by_key_as_well() -> None:
+    """A model's own rules hold."""
+
+    class Closed(Event, extra="forbid"):
+        text: str = ""
+
+    with pytest.raises(ValueError, match="other"):
+        Closed()["other"] = 1
+    assert Closed().get("other") is None
+
+
+def test_a_declared_field_may_hide_a_method_without_breaking_the_others() -> None:
+    """Pydantic warns of the name; to_dict works all the same."""
+    with pytest.warns(UserWarning, match="shadows"):
+
+        class Order(Event):
+            items: list[str]  # type: ignore[assignment]
+
+    assert Order(items=["tea"]).to_dict() == {"items": ["tea"]}
+
+
+def test_an_event_is_always_true_and_equal_by_class_and_fields() -> None:
+    """Undeclared fields count, and a subclass is another class."""
+
+    class Other(Draft):
+        pass
+
+    assert Event()
+    assert Event(a=1) == Event(a=1)
+    assert Event(a=1) != Event(a=2)
+    assert Event(a=1) != Event()
+    assert Draft(text="x") != Other(text="x")
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Event())
+
+
+def test_positional_arguments_are_refused() -> None:
+    """Fields have names."""
+    with pytest.raises(TypeError):
+        Event("x")  # type: ignore[call-arg]
+
+
+def test_private_attributes_are_no_fields() -> None:
+    """They are not listed and not dumped."""
+
+    class Cached(Event):
+        _cache: int = PrivateAttr(7)
+
+    event = Cached(n=1)
+    assert event._cache == 7
+    assert event.to_dict() == {"n": 1}
+    assert event.model_dump() == {"n": 1}
+
+
+def test_dump_and_copy_keep_undeclared_fields() -> None:
+    """A copy is its own event."""
+    draft = Draft(text="a", author="Ada")  # type: ignore[call-arg]
+    assert Draft(**draft.model_dump()) == draft
+    copied = draft.model_copy()
+    copied["author"] = "Eve"
+    assert draft["author"] == "Ada"
+
+
+def test_a_stop_event_has_a_result_and_any_other_fields() -> None:
+    """None by default; nothing is dropped when it is dumped."""
+    assert StopEvent().result is None
+    stop = StopEvent(result=3, note="x")  # type: ignore[call-arg]
+    assert stop.model_dump() == {"result": 3, "note": "x"}
+    assert stop["result"] == 3
+
+
+def test_the_family_of_events() -> None:
+    """What ends a run is a StopEvent, what is about the run an InternalDispatchEvent."""
+    assert all(
+        issubclass(cls, StopEvent) for cls in (WorkflowFailedEvent, WorkflowTimedOutEvent, WorkflowCancelledEvent)
+    )
+    assert all(issubclass(cls, InternalDispatchEvent) for cls in (StepStateChanged, UnhandledEvent, WorkflowIdleEvent))
+    assert not any(issubclass(cls, StopEvent) for cls in (StartEvent, InputRequiredEvent, HumanResponseEvent))

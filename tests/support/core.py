@@ -1,0 +1,211 @@
+"""Plays the actors around a `RunState`: keeps what it starts, the timers it sets, the stream and the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from greenroom.events import Event, StopEvent
+from greenroom.facts import (
+    Answer,
+    BecameQuiet,
+    CancelInvocation,
+    CollectAsked,
+    DropTimer,
+    Effect,
+    EventArrived,
+    EventSent,
+    EventWritten,
+    Fact,
+    Failed,
+    Finish,
+    Finished,
+    Outcome,
+    Publish,
+    RunStarted,
+    SetTimer,
+    StartInvocation,
+    TimerFired,
+    TimerKey,
+)
+from greenroom.graph import Graph
+from greenroom.retry import RetryPolicy
+from greenroom.run_state import RunState
+from greenroom.steps import StepOptions, StepSpec
+
+WALL = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def make_spec(
+    name: str,
+    *accepts: type[Event],
+    returns: Sequence[type[Event]] = (StopEvent,),
+    num_workers: int = 4,
+    retry_policy: RetryPolicy | None = None,
+    timeout: float | None = None,
+    state_type: type | None = None,
+    skip_graph_checks: Sequence[str] = (),
+) -> StepSpec:
+    """Return what reading a step's function would have returned."""
+    return StepSpec(
+        name=name,
+        is_async=False,
+        event_parameter="ev",
+        context_parameter="ctx",
+        accepts=tuple(accepts),
+        returns=tuple(returns),
+        returns_none=True,
+        state_type=state_type,
+        options=StepOptions(num_workers, retry_policy, timeout, frozenset(skip_graph_checks), {}),
+        in_workflow=True,
+    )
+
+
+class Play:
+    """One run, with the actors played by the test.
+
+    Attributes:
+        in_flight: The starts that have neither ended nor been cancelled, oldest first.
+        cancelled: The starts that the run gave up; their bodies may go on.
+        stream: What was published, with offsets.
+        answers: What each asker was answered: pairs of value and error.
+        timers: When each timer is due.
+    """
+
+    def __init__(self, *specs: StepSpec, state: RunState | None = None, **options: Any) -> None:
+        self.state = state if state is not None else RunState(Graph("Played", specs), "run-1", **options)
+        self.now = 0.0
+        self.in_flight: list[StartInvocation] = []
+        self.cancelled: list[StartInvocation] = []
+        self.stream: list[tuple[int, Event]] = []
+        self.answers: dict[Any, list[tuple[Any, BaseException | None]]] = {}
+        self.timers: dict[TimerKey, float] = {}
+        self.outcome: Outcome | None = None
+        self._askers = 0
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    def apply(self, fact: Fact) -> list[Effect]:
+        effects = self.state.apply(fact, self.now)
+        for effect in effects:
+            self._obey(effect)
+        return effects
+
+    def start(self, event: Event) -> list[Effect]:
+        return self.apply(RunStarted(event))
+
+    def arrive(self, event: Event, step: str | None = None) -> tuple[Any, BaseException | None]:
+        """Send from outside; return the answer."""
+        fact = EventArrived(event, step)
+        return self._ask(fact)
+
+    def finish(self, of: str | StartInvocation, event: Event | None = None) -> list[Effect]:
+        start = self.first(of)
+        self._forget(start)
+        return self.apply(Finished(start.invocation.number, start.attempt, event))
+
+    def fail(self, of: str | StartInvocation, error: BaseException) -> list[Effect]:
+        start = self.first(of)
+        self._forget(start)
+        return self.apply(Failed(start.invocation.number, start.attempt, error, WALL))
+
+    def send(
+        self, of: str | StartInvocation, event: Event, step: str | None = None, delay: float | None = None
+    ) -> list[Effect]:
+        start = self.first(of)
+        return self.apply(EventSent(start.invocation.number, start.attempt, event, step, delay))
+
+    def write(self, of: str | StartInvocation, event: Event) -> list[Effect]:
+        start = self.first(of)
+        return self.apply(EventWritten(start.invocation.number, start.attempt, event))
+
+    def collect(
+        self,
+        of: str | StartInvocation,
+        expected: Sequence[type[Event]] | Mapping[type[Event], int],
+        *,
+        event: Event | None = None,
+        buffer_id: str = "default",
+    ) -> list[Event] | None:
+        """Collect the invocation's own event, or `event`; return the batch or raise the error."""
+        start = self.first(of)
+        invocation = start.invocation
+        counted = invocation.event if event is None else event
+        fact = CollectAsked(invocation.number, start.attempt, counted, counted is invocation.event, expected, buffer_id)
+        batch, error = self._ask(fact)
+        if error is not None:
+            raise error
+        return batch  # type: ignore[no-any-return]
+
+    def rest(self) -> list[Effect]:
+        """Say that nothing is on its way any more."""
+        return self.apply(BecameQuiet())
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and fire what falls due on the way."""
+        until = self.now + seconds
+        while self.timers:
+            key, at = min(self.timers.items(), key=lambda item: item[1])
+            if at > until:
+                break
+            del self.timers[key]
+            self.now = max(self.now, at)
+            self.apply(TimerFired(key, WALL))
+        self.now = until
+
+    # -- what can be seen ----------------------------------------------------------------------------------------------
+
+    def first(self, of: str | StartInvocation) -> StartInvocation:
+        if isinstance(of, StartInvocation):
+            return of
+        return next(start for start in self.in_flight if start.invocation.spec.name == of)
+
+    def running(self) -> list[tuple[str, Event]]:
+        return [(start.invocation.spec.name, start.invocation.event) for start in self.in_flight]
+
+    @property
+    def published(self) -> list[Event]:
+        return [event for _, event in self.stream]
+
+    @property
+    def letters(self) -> list[tuple[Event, str]]:
+        return [(letter.event, letter.reason) for letter in self.state.dead_letters]
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def _ask(self, fact: Any) -> tuple[Any, BaseException | None]:
+        fact.asker = self._askers = self._askers + 1
+        self.apply(fact)
+        (answer,) = self.answers[fact.asker]
+        return answer
+
+    def _forget(self, start: StartInvocation) -> None:
+        for starts in (self.in_flight, self.cancelled):
+            if start in starts:
+                starts.remove(start)
+
+    def _obey(self, effect: Effect) -> None:
+        match effect:
+            case StartInvocation():
+                self.in_flight.append(effect)
+            case CancelInvocation():
+                (start,) = [
+                    s
+                    for s in self.in_flight
+                    if s.invocation.number == effect.invocation and s.attempt == effect.attempt
+                ]
+                self.in_flight.remove(start)
+                self.cancelled.append(start)
+            case Publish():
+                self.stream.append((effect.offset, effect.event))
+            case SetTimer():
+                self.timers[effect.key] = effect.at
+            case DropTimer():
+                self.timers.pop(effect.key, None)
+            case Answer():
+                self.answers.setdefault(effect.asker, []).append((effect.value, effect.error))
+            case Finish():
+                assert self.outcome is None, "a run finishes once"
+                self.outcome = effect.outcome
+                self.timers.clear()
