@@ -426,12 +426,14 @@ class PoolDispatcher:
                 lane.in_limited_body = False
 
     def _next_body(self) -> Body | None:
-        """Take a body in the place of one that has ended."""
+        """Take a body in the place of one that has ended, if it was one of `max_threads` places."""
+        if self._running > self._max_threads:
+            return None  # Bodies that had waited fill more.
         try:
             body = self._bodies.popleft()
         except IndexError:
             return None
-        if self._bodies:
+        if self._bodies or self._unlimited:
             self._wake_for_bodies()
         return body
 

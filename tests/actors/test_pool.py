@@ -24,7 +24,7 @@ from greenroom import (
 )
 from greenroom import aio as greenroom_aio
 from greenroom.actors import pool as pool_module
-from greenroom.actors.base import PooledActor, here
+from greenroom.actors.base import PooledActor, Reply, here
 from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.pool import PoolDispatcher
 from tests.support.waiting import wait_until
@@ -834,3 +834,64 @@ def test_dead_letters_of_actors_are_logged(caplog):
         ref.stop(timeout=SOON)
         ref.tell("too late")
     assert "had stopped before it could handle str" in caplog.text
+
+
+# -- the place of a body that has ended --------------------------------------------------------------------------------
+
+
+def test_a_callback_does_not_wait_behind_the_next_body(sleepers):
+    """A worker that goes from one body to the next leaves the callbacks in between to somebody else."""
+    called = threading.Event()
+    first = threading.Event()
+
+    class First(Workflow):
+        @step
+        def first(self, ev: StartEvent) -> StopEvent:
+            assert first.wait(SOON)
+            return StopEvent()
+
+    with Runtime(max_threads=1) as runtime:
+        handler = First().run()
+        handler.add_done_callback(lambda _: called.set())
+        assert wait_until(lambda: runtime.dispatcher._running == 1)
+        following = Body(sleepers.sleep)
+        runtime.dispatcher.execute(following)
+        first.set()
+        sleepers.wait_for(1)
+        assert called.wait(SOON)
+        sleepers.let_go.set()
+        assert following.reported.wait(SOON)
+
+
+def test_more_bodies_than_max_threads_shrink_back_to_the_limit(sleepers):
+    """After bodies that had waited have filled more places than there are, none begins until enough have ended."""
+    with running(1) as pool:
+        replies = [Reply(), Reply()]
+        ends = [threading.Event(), threading.Event()]
+
+        def wait_and_work(number):
+            pool.wait(replies[number])
+            assert ends[number].wait(SOON)
+
+        waiting = [Body(lambda number=number: wait_and_work(number)) for number in range(2)]
+        for body in waiting:
+            pool.execute(body)
+        third = Body(sleepers.sleep)
+        pool.execute(third)
+        sleepers.wait_for(1)  # The first two wait within the engine, so the third has the only place.
+        for reply in replies:
+            reply.set()
+        assert wait_until(lambda: pool._running == 3)
+        backlog = [Body(sleepers.sleep) for _ in range(2)]
+        for body in backlog:
+            pool.execute(body)
+        for number, end in enumerate(ends):
+            end.set()
+            assert waiting[number].reported.wait(SOON)
+            assert wait_until(lambda number=number: pool._running == 2 - number)
+            assert sleepers.most == 1
+        sleepers.let_go.set()
+        for body in (third, *backlog):
+            assert body.reported.wait(SOON)
+        assert sleepers.most == 1
+        assert at_rest(pool)
