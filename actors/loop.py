@@ -5,7 +5,7 @@ the turns that follow from its end on this same thread, so that a chain of async
 that is the program's main one runs no turns, since there a KeyboardInterrupt may strike between any two instructions.
 
 A body that cannot begin, since the loop was closed or the runtime shut down, is refused: its run is told. The same
-goes for one whose task is cancelled before it began. So each body is reported.
+goes for one whose task is cancelled before it began. So each body is reported, as long as the runtime lives.
 
 `_tasks` is touched on the loop's thread only. `_starting` protects the start, and `_ended` against it.
 """
@@ -68,8 +68,8 @@ class LoopThread:
             return
         try:
             self._running_loop().call_soon_threadsafe(self._begin, body)
-        except (RuntimeError, RuntimeShutdownError) as error:  # RuntimeError: it is closed, or no thread can start
-            body.refuse(error)
+        except RuntimeError as error:  # It is closed, or no thread can start.
+            body.refuse(_shut_down() if self._ended else error)
 
     def end(self, timeout: float) -> None:
         """Cancel all bodies and, if the thread is ours, end it."""
@@ -121,7 +121,7 @@ class LoopThread:
         if self._loop is None:
             with self._starting:
                 if self._ended:
-                    raise _shut_down()
+                    raise RuntimeError("no loop is started after the end")
                 if self._loop is None:
                     loop = asyncio.new_event_loop()
                     thread = threading.Thread(target=self._run, args=(loop,), name="greenroom-loop", daemon=True)
