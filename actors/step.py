@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.stream import await_reply
-from greenroom.context import AsyncContext, Context, ContextCore, current_step
+from greenroom.context import AsyncContext, Context, ContextCore, current_step, step_has_ended
 from greenroom.errors import StepCancelled, WorkflowRuntimeError
 from greenroom.facts import CancelInvocation, Failed, Finished, StartInvocation
 from greenroom.graph import Graph
@@ -192,10 +192,14 @@ class _Body:
 
     def ask(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and block for its answer."""
+        if self.fact is not None and not self.cancelled:
+            raise step_has_ended(self)
         return self.supervisor.ask(fact)
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and await its answer."""
+        if self.fact is not None and not self.cancelled:
+            raise step_has_ended(self)
         return await await_reply(self.supervisor.ask(fact, block=False), self._actor.dispatcher)
 
 
