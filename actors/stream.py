@@ -106,6 +106,7 @@ class Subscription:
         expose_internal: bool,
         moved: Callable[[int], None] | None = None,
         refuse: Callable[[], None] | None = None,
+        refuse_async: Callable[[], None] | None = None,
     ) -> None:
         """Open a place.
 
@@ -117,6 +118,7 @@ class Subscription:
             expose_internal: Whether to read internal events as well.
             moved: Told the offset of each event that is read.
             refuse: Raises if the calling thread must not block.
+            refuse_async: Raises if the calling task must not wait.
         """
         self._log = log
         self._stream = stream
@@ -125,6 +127,7 @@ class Subscription:
         self._next_note = 0 if expose_internal else -1
         self._moved = moved
         self._refuse = refuse
+        self._refuse_async = refuse_async
 
     def __iter__(self) -> Subscription:
         return self
@@ -150,6 +153,8 @@ class Subscription:
                 return event
             if ended:
                 raise StopAsyncIteration
+            if self._refuse_async is not None:
+                self._refuse_async()
             await await_reply(self._ask_more(), self._dispatcher)
 
     def _read(self) -> tuple[Event | None, bool]:

@@ -347,6 +347,7 @@ class EventStream:
             expose_internal=self._expose_internal,
             moved=self._move if continues else None,
             refuse=lambda: handler._refuse_to_block("iterating the stream"),
+            refuse_async=lambda: handler._refuse_within_own_step("iterating the stream"),
         )
 
     def _move(self, offset: int) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from greenroom.actors.pool import PoolDispatcher
 from greenroom.actors.root import Drain, RootSupervisor
 from greenroom.context import StepPort, current_step
-from greenroom.errors import RuntimeForkedError, RuntimeShutdownError, WorkflowRuntimeError
+from greenroom.errors import DeadlockError, RuntimeForkedError, RuntimeShutdownError, WorkflowRuntimeError
 
 if TYPE_CHECKING:
     import asyncio
@@ -75,10 +75,12 @@ class Runtime:
             own.
 
         Raises:
-            WorkflowRuntimeError: If `max_threads` is no integer above 0.
+            WorkflowRuntimeError: If `max_threads` is no integer above 0, or `loop` no event loop.
         """
         if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
             raise WorkflowRuntimeError(f"Runtime(max_threads=...) takes an integer, 1 or more, not {max_threads!r}")
+        if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
+            raise WorkflowRuntimeError(f"Runtime(loop=...) takes an asyncio event loop, not {loop!r}")
         self._begin(PoolDispatcher(max_threads, loop))
 
     def _begin(self, dispatcher: Dispatcher) -> None:
@@ -101,7 +103,11 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _current.reset(self._tokens.pop())
-        self.shutdown(timeout=None if kind is None else 0.0)
+        try:
+            self.shutdown(timeout=None if kind is None else 0.0)
+        except DeadlockError:
+            self.shutdown(timeout=0.0)
+            raise
 
     def shutdown(self, timeout: float | None = None) -> None:
         """End the runtime. Runs that are at work may finish; then all threads end that can be ended.
@@ -109,10 +115,15 @@ class Runtime:
         Args:
             timeout: Seconds that runs at work may take at most; then they are cancelled. None waits as long as it
             takes.
+
+        Raises:
+            DeadlockError: If it would wait for as long as it takes on a thread that the runs need.
         """
         self.check_process()
         if self.dispatcher.closed:
             return
+        if timeout is None:
+            self._refuse_to_block()
         error = RuntimeShutdownError("the runtime was shut down before the run had ended")
         try:
             # In this order: a run that begins enters `runs` before it looks at `draining`, and one that ends leaves
@@ -150,6 +161,22 @@ class Runtime:
             raise RuntimeForkedError(
                 f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: start"
                 " the run in the child, whose default runtime is its own"
+            )
+
+    def _refuse_to_block(self) -> None:
+        step = current_step.get(None)
+        if step is not None and self._is_at_work(step):
+            raise DeadlockError(
+                f"shutdown() within step '{step.invocation.spec.name}' would wait for its own run '{step.run_id}' for"
+                " ever: shut the runtime down from outside, or with a timeout"
+            )
+        if self.dispatcher.on_loop_thread() and any(
+            handler.ctx._port.graph.has_async_steps and handler.ctx.running_steps()
+            for handler in list(self.runs.values())
+        ):
+            raise DeadlockError(
+                "shutdown() would block the event loop that the runs need: await their handlers before the end of the"
+                " block, or shut down with a timeout"
             )
 
     def _is_at_work(self, step: StepPort | None) -> bool:
