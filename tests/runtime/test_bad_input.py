@@ -411,7 +411,7 @@ def test_a_constructor_that_forgets_its_base_is_named() -> None:
 
 
 def test_a_state_that_needs_arguments_is_refused() -> None:
-    """Context[State] needs a State that can be made without arguments; the constructor says which field lacks a default."""
+    """Context[State] needs a State that can be made without arguments; the message names the field."""
     from pydantic import BaseModel
 
     class State(BaseModel):
