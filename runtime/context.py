@@ -77,6 +77,9 @@ class StepPort(RunPort, Protocol):
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
 
+    def forked(self) -> None:
+        """Refuse everything from now on: this is a forked child, and the run is its parent's."""
+
 
 class HasGraph(Protocol):
     """What a context needs to know of a workflow."""

@@ -17,6 +17,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from greenroom.actors.base import here
 from greenroom.actors.pool import PoolDispatcher
 from greenroom.actors.root import Drain, RootSupervisor
 from greenroom.context import StepPort, current_step
@@ -89,6 +90,8 @@ class Runtime:
         self.root = RootSupervisor.start(dispatcher, self.runs)
         self.draining = False
         self._process = os.getpid()
+        # Protects the end of the dispatcher. Reentrant: a signal handler may shut down what the main thread shuts down.
+        self._closing = threading.RLock()
         self._id_prefix = secrets.token_hex(6)
         self._id_numbers = itertools.count(1)
         self._tokens: list[Token[Runtime | None]] = []
@@ -144,7 +147,7 @@ class Runtime:
         if not finished:
             self._end_all(error)
         else:
-            self.dispatcher.shutdown(JOIN_SECONDS)
+            self._close(JOIN_SECONDS)
 
     def check_usable(self) -> None:
         """Raise if no run can begin here: after the shutdown, or in a forked child.
@@ -159,8 +162,8 @@ class Runtime:
         """Raise RuntimeForkedError in a forked child, where the runtime's threads do not exist."""
         if self._process != os.getpid():
             raise RuntimeForkedError(
-                f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: start"
-                " the run in the child, whose default runtime is its own"
+                f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: build"
+                " the workflow anew and run it in the child, whose default runtime is its own"
             )
 
     def _refuse_to_block(self) -> None:
@@ -189,7 +192,12 @@ class Runtime:
     def _end_all(self, error: RuntimeShutdownError) -> None:
         for handler in list(self.runs.values()):
             handler.end(error)
-        self.dispatcher.shutdown(EXIT_SECONDS)
+        self._close(EXIT_SECONDS)
+
+    def _close(self, seconds: float) -> None:
+        with self._closing:
+            if not self.dispatcher.closed:
+                self.dispatcher.shutdown(seconds)
 
 
 def default_runtime() -> Runtime:
@@ -233,6 +241,12 @@ def _after_fork_in_child() -> None:
     # Another thread of the parent may have held the lock at the fork.
     _default_lock = threading.Lock()
     _default = None
+    # The thread that forked goes on in the child: no longer in a block of the parent's, nor as a worker of its pool.
+    _current.set(None)
+    here.lane = here.actor = None
+    step = current_step.get(None)
+    if step is not None:
+        step.forked()
 
 
 atexit.register(_at_exit)
