@@ -228,6 +228,7 @@ class Workflow:
                 ctx._port = link
         supervisor.watch(runtime.root)
         if self._verbose:
+            supervisor.exposed = True
             runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
         if self._num_concurrent_runs is None:
             supervisor.actor_ref.tell(beginning)
