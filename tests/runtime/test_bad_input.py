@@ -268,7 +268,10 @@ def steps_that_are_wrong() -> dict[str, tuple[Any, str]]:
         "unknown name": (unknown_name, "step 'one': its annotations cannot be resolved: name 'Nowhere' is not defined"),
         "generator": (generator, "step 'one' is a generator; return one event, and send others with ctx.send_event()"),
         "async generator": (async_generator, "step 'one' is a generator; return one event"),
-        "variadic": (variadic, "parameter '*events: "),
+        "variadic": (
+            variadic,
+            "parameter 'events' cannot be given by name; write it as a plain parameter, without / or *",
+        ),
         "static": (static, "step 'one' is a staticmethod; make it a method, or a free function with @step(workflow="),
         "of class": (
             of_class,

@@ -1,8 +1,8 @@
 """Programs as people have written them for a peer, run as written but for the line that imports.
 
 Each program is kept as text and run at the top level of a module that may await, as in a notebook. Only `IMPORT` names
-Greenroom; what the pages that they come from leave out is filled in: classes without a definition, `w = MyWorkflow(...)`
-and, by `gaps`, a person at the keyboard.
+Greenroom. What the pages that they come from leave out is filled in: classes without a definition,
+`w = MyWorkflow(...)` and, by `gaps`, a person at the keyboard.
 """
 
 from __future__ import annotations
