@@ -193,7 +193,6 @@ class RunState:
         state = RunState(self.graph, run_id, timeout=timeout, on_stuck=on_stuck, store=self.store)
         if unfinished:
             state.published = self.published
-            state._worked = self._worked
             state.dead_letters.extend(self.dead_letters)
             state.invocations, self.invocations = self.invocations, {}
             state.held, self.held = self.held, []
@@ -205,10 +204,6 @@ class RunState:
             state._delayed, self._delayed = self._delayed, {}
             state._next_invocation, state._next_delayed = self._next_invocation, self._next_delayed
         return state
-
-    def worked_until(self, now: float) -> float:
-        """Return the seconds that the run has been at work."""
-        return self._worked + (0.0 if self._at_work_since is None else now - self._at_work_since)
 
     def put_away_as(self, status: str) -> None:
         """Mark a run that was read from a snapshot as ended there: cut off, or as it had ended."""

@@ -62,7 +62,6 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         "origin": state.origin,
         "status": "running" if state.outcome is None else state.outcome.status,
         "state": state.store.state,
-        "worked": state.worked_until(now),
         "published": state.published,
         "next": [state._next_invocation, state._next_delayed, state._next_wait, state._next_input],
         "invocations": [_dump_invocation(inv, now) for inv in (*running, *others)],
@@ -240,7 +239,6 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     state = RunState(graph, _text(document["run_id"]), store=StateStore(graph.state_type, shared))
     state.origin = _text(document["origin"])
     state.published = _count(document["published"])
-    state._worked = float(document["worked"])
     state._next_invocation, state._next_delayed, state._next_wait, state._next_input = map(_count, document["next"])
     for item in document["invocations"]:
         invocation = _read_invocation(graph, item, registry)
