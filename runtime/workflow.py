@@ -156,8 +156,13 @@ class Workflow:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(
-        self, ctx: Any = None, start_event: StartEvent | None = None, *, run_id: str | None = None, **kwargs: Any
-    ) -> Any:
+        self,
+        ctx: ContextCore[Any] | None = None,
+        start_event: StartEvent | None = None,
+        *,
+        run_id: str | None = None,
+        **kwargs: Any,
+    ) -> Handler:
         """Begin a run and return its handler at once. Any thread may call, with or without an event loop.
 
         Args:
