@@ -111,7 +111,7 @@ def test_a_custom_stop_event_completes_the_run(flow: Flavour) -> None:
 
 
 def test_an_exception_fails_the_run_unchanged(flow: Flavour) -> None:
-    """What a step raises is raised by result() and await as the same object; the stream says where it was raised."""
+    """What a step raises is raised by result() and await as the same object; the stream says where."""
     boom = Boom(1, second=2)
 
     class Fails(Workflow):
@@ -357,7 +357,7 @@ def test_the_cause_of_an_exception_is_kept(flow: Flavour) -> None:
         @flow.step
         async def one(self, ev: StartEvent) -> StopEvent:
             try:
-                {}["missing"]  # raises
+                {}["missing"]
             except KeyError as missing:
                 raise ValueError("no") from missing
             return StopEvent()
