@@ -9,6 +9,7 @@ itself out, which is a single dict operation.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import traceback
 from collections.abc import Callable
@@ -64,7 +65,7 @@ class StepActor(PooledActor):
         self.label = f"{run_id}/{spec.name}"
         self.variables = variables
         self.call = _binder(spec, function)
-        self.in_flight: dict[int, _Body] = {}
+        self.in_flight: dict[tuple[int, int], _Body] = {}
         self._execute = dispatcher.execute_async if spec.is_async else dispatcher.execute
         self._body_class = _AsyncBody if spec.is_async else _Body
 
@@ -72,10 +73,10 @@ class StepActor(PooledActor):
         """Start a body, or cancel one."""
         if isinstance(message, StartInvocation):
             body = self._body_class(self, message.invocation, message.attempt)
-            self.in_flight[message.invocation.number] = body
+            self.in_flight[message.invocation.number, message.attempt] = body
             self._execute(body)  # type: ignore[arg-type]  # the dispatcher's method and the body's class go together
         else:
-            cancelled = self.in_flight.pop(message.invocation, None)
+            cancelled = self.in_flight.pop((message.invocation, message.attempt), None)
             if cancelled is not None:
                 cancelled.cancel()
 
@@ -145,8 +146,7 @@ class _Body:
     def report(self) -> None:
         """Tell the supervisor how it ended."""
         self._context = None  # which knows this body: without the cycle both go at once
-        if not self.cancelled:
-            self._actor.in_flight.pop(self.invocation.number, None)
+        self._actor.in_flight.pop((self.invocation.number, self.attempt), None)
         if self.fact is not None:
             self.supervisor.tell(self.fact)
 
@@ -259,8 +259,14 @@ class _AsyncBody(_Body):
         """Cancel the task."""
         self.cancelled = True
         task = getattr(self, "_task", None)
-        if task is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(task.cancel)
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed, and the task has gone with it.
+                self._loop.call_soon_threadsafe(task.cancel)
+
+    def refuse(self, error: BaseException) -> None:
+        """Report that the coroutine could not begin."""
+        self._note_failure(error)
+        self.report()
 
     async def _main(self) -> None:
         try:

@@ -7,6 +7,7 @@ order: internal events, events, the end. A reader looks in the opposite order, s
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from greenroom.events import Event
 from greenroom.run_state import Note, read_note
 
 __all__ = ["MoreAsked", "Published", "StreamActor", "StreamLog", "Subscription", "await_reply", "settle"]
+
+
+_SWEEP_FROM = 64
 
 
 class Published(NamedTuple):
@@ -53,12 +57,17 @@ class StreamLog:
 
 
 class StreamActor(PooledActor):
-    """Appends to the log and wakes the readers that wait for more."""
+    """Appends to the log and wakes the readers that wait for more.
+
+    A reply that waits is held by whoever waits for it. Readers that gave up, as one that waits with a timeout again and
+    again, so leave no more than a dead reference, and those are swept out before they make up most of the list.
+    """
 
     def __init__(self, dispatcher: Dispatcher, log: StreamLog) -> None:
         super().__init__(dispatcher)
         self._log = log
-        self._waiting: list[Reply] = []
+        self._waiting: list[weakref.ref[Reply]] = []
+        self._sweep_at = _SWEEP_FROM
         self._grown = False
 
     def on_receive(self, message: Published) -> None:
@@ -76,21 +85,32 @@ class StreamActor(PooledActor):
         if log.ended or len(log.events) > message.events or (message.notes >= 0 and len(log.notes) > message.notes):
             reply.set(None)
         else:
-            self._waiting.append(reply)
+            self._waiting.append(weakref.ref(reply))
+            if len(self._waiting) > self._sweep_at:
+                self._waiting = [waiting for waiting in self._waiting if waiting() is not None]
+                self._sweep_at = max(_SWEEP_FROM, 2 * len(self._waiting))
 
     def on_turn_end(self) -> None:
         """Wake all that wait, once a turn."""
         if self._grown:
             self._grown = False
-            waiting, self._waiting = self._waiting, []
-            for reply in waiting:
-                reply.set(None)
+            self._wake_all()
+
+    def on_stop(self) -> None:
+        """End the stream, so that no reader waits for ever."""
+        self._log.ended = True
+        self._wake_all()
 
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
         """End the stream, so that no reader waits for ever."""
-        self._log.ended = True
-        for reply in self._waiting:
-            reply.set(None)
+        self.on_stop()
+
+    def _wake_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for reference in waiting:
+            reply = reference()
+            if reply is not None:
+                reply.set(None)
 
 
 class Subscription:

@@ -102,6 +102,7 @@ class Handler(concurrent.futures.Future[Any]):
         self._log = log
         self._stream = stream
         self._outcome: Outcome | None = None
+        self._awaiting: set[asyncio.Future[None]] = set()
         self._traceback: Any = None
         self._position = log.first_offset - 1
         self._notes_read = 0
@@ -166,15 +167,13 @@ class Handler(concurrent.futures.Future[Any]):
         if not self.done():
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
-
-            def wake(_: Any) -> None:
-                try:
-                    loop.call_soon_threadsafe(settle, future)
-                except RuntimeError:
-                    return  # The loop was closed; nobody awaits the handler any more.
-
-            super().add_done_callback(wake)
-            await future
+            # Entered first, then looked again; the end completes the handler first and looks here then.
+            self._awaiting.add(future)
+            try:
+                if not self.done():
+                    await future
+            finally:
+                self._awaiting.discard(future)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(handler)` when the run has ended: on a thread of the runtime, or at once if it has."""
@@ -258,6 +257,9 @@ class Handler(concurrent.futures.Future[Any]):
         else:
             self._traceback = outcome.error.__traceback__
             self.set_exception(outcome.error)
+        for future in list(self._awaiting):
+            with contextlib.suppress(RuntimeError):  # Its loop was closed; nobody awaits the handler there any more.
+                future.get_loop().call_soon_threadsafe(settle, future)
         if self.is_limited or runtime.draining:
             runtime.root.tell(RunEnded(self))
 

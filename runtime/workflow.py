@@ -222,7 +222,7 @@ class Workflow:
                 try:
                     runtime.check_usable()
                 except RuntimeShutdownError:
-                    del runtime.runs[run_id]
+                    runtime.runs.pop(run_id, None)  # The drain may have found it there and ended it.
                     raise
         except GreenroomError:
             # Another thread came first by a hair. What the context holds can still be resumed.
