@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 from types import BuiltinFunctionType, WrapperDescriptorType
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -66,7 +66,7 @@ class ModelRecipe(Recipe):
 
     def take(self, value: BaseModel) -> tuple[object, dict[str, object]]:
         """Return the fields, extra ones last; the private attributes and the fields left unset are the rest."""
-        fields = value.__dict__
+        fields = cast("dict[str, Any]", value.__dict__)
         if tuple(fields) != self._names:
             # Another order, or `cached_property` values, which are computed again.
             try:
