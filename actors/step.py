@@ -12,7 +12,6 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
@@ -163,7 +162,7 @@ class _Body:
             error = wrapped
         # The frames keep their line numbers for the traceback, and let go of everything else they hold.
         traceback.clear_frames(error.__traceback__)
-        self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
+        self.fact = Failed(self.invocation.number, self.attempt, error, self._actor.dispatcher.wall_time())
 
     # -- as the port of its context ------------------------------------------------------------------------------------
 
