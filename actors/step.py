@@ -185,6 +185,10 @@ class _Body:
         """A step does not look at the others."""
         raise WorkflowRuntimeError("running_steps() is for handler.ctx")
 
+    def checkpoint(self) -> None:
+        """Let others go on, where bodies are given turns."""
+        self._actor.dispatcher.checkpoint()
+
     def tell(self, fact: Any) -> None:
         """Hand a fact to the supervisor."""
         self.supervisor.tell(fact)
