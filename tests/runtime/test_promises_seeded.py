@@ -20,7 +20,7 @@ import pytest
 
 from greenroom import Context, Event, Handler, StartEvent, StopEvent, Workflow, aio, step
 from greenroom.actors.supervisor import Inspect
-from greenroom.errors import WorkflowRuntimeError
+from greenroom.errors import StepCancelled, WorkflowRuntimeError
 from greenroom.events import StepState, StepStateChanged
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.testing import SeededRuntime, explore
@@ -145,6 +145,7 @@ class Book:
         self.seed = seed
         self.workers = workers
         self.made = 0
+        self.faults: list[str] = []  # what a step saw that must not be; raised in it, it would be a failure as any
         self.events: dict[str, tuple[type[Event], str | None]] = {}  # that were surely sent, with their targets
         self.refused: set[str] = set()  # from outside, with an error
         self.attempts: list[Attempt] = []
@@ -171,11 +172,13 @@ class Book:
         self.in_flight[name].append(attempt)
         try:
             at_work = sum(not other.ctx._step.cancelled for other in self.in_flight[name])
-            assert at_work <= self.workers[name], f"{at_work} bodies of {name} are at work"
+            if at_work > self.workers[name]:
+                self.faults.append(f"{at_work} bodies of {name} are at work")
             draw = random.Random(f"{self.seed} {attempt.key}")
             batch = None
             if name == "join":
-                batch = yield ("collect", draw.choice(list(EXPECTED)))
+                buffer = random.Random(f"{self.seed} {uid}").choice(list(EXPECTED))  # the same for each attempt
+                batch = yield ("collect", buffer)
             for n in range(draw.choice([0, 1, 2, 4]) if name != "begin" else 4):
                 action = draw.random()
                 new = f"{uid}/{name}{port.attempt}.{n}"
@@ -221,13 +224,17 @@ class Book:
                 if action[0] == "edit":
                     self.perhaps_edited.add(action[1])
                     with ctx.store.edit_state() as state:
-                        state["edits"] = [*state.get("edits", []), action[1]]
+                        before = state.get("edits", [])
+                        ctx.check_cancelled()  # Others may come in here.
+                        state["edits"] = [*before, action[1]]
                     self.edits.append(action[1])
                 elif action[0] == "get":
                     ctx.store.get("edits", None)
                 elif action[0] == "collect":
                     answer = self.collect(ctx, ev, action[1])
             except BaseException as error:
+                if not isinstance(error, StepCancelled | asyncio.CancelledError):
+                    self.faults.append(f"{action} raised {error!r}")
                 script.throw(error)
 
     async def play_async(self, name: str, ctx: aio.Context, ev: Event) -> Any:
@@ -242,7 +249,9 @@ class Book:
                 if action[0] == "edit":
                     self.perhaps_edited.add(action[1])
                     async with ctx.store.edit_state() as state:
-                        state["edits"] = [*state.get("edits", []), action[1]]
+                        before = state.get("edits", [])
+                        await asyncio.sleep(0.002)
+                        state["edits"] = [*before, action[1]]
                     self.edits.append(action[1])
                 elif action[0] == "get":
                     await ctx.store.get("edits", None)
@@ -251,6 +260,8 @@ class Book:
                 elif action[0] == "collect":
                     answer = self.collect(ctx, ev, action[1])
             except BaseException as error:
+                if not isinstance(error, StepCancelled | asyncio.CancelledError):
+                    self.faults.append(f"{action} raised {error!r}")
                 script.throw(error)
 
     def collect(self, ctx: Any, ev: Any, buffer: str) -> Any:
@@ -265,15 +276,19 @@ class Book:
             self.counted[key].append(ev.uid)
         if batch is not None:
             uids = [event.uid for event in batch]
-            assert self.batches[key].setdefault(ev.uid, uids) == uids, "a retry was handed another batch"
-            check_shape(batch, EXPECTED[buffer])
+            if self.batches[key].setdefault(ev.uid, uids) != uids:
+                self.faults.append("a retry was handed another batch")
+            if not has_shape(batch, EXPECTED[buffer]):
+                self.faults.append(f"{EXPECTED[buffer]} was collected as {batch}")
+        elif ev.uid in self.batches[key]:
+            self.faults.append("a retry was not handed its batch")
         return batch
 
 
-def check_shape(batch: list[Event], expected: Any) -> None:
-    """A batch has the classes that were asked for, in the order asked."""
+def has_shape(batch: list[Event], expected: Any) -> bool:
+    """Whether a batch has the classes that were asked for, in the order asked."""
     asked = [cls for cls, n in expected.items() for _ in range(n)] if isinstance(expected, dict) else expected
-    assert [type(event) for event in batch] == asked
+    return [type(event) for event in batch] == asked
 
 
 # -- one run -----------------------------------------------------------------------------------------------------------
@@ -313,7 +328,8 @@ class Played:
             try:
                 self.handler.send_event(event, target)
             except WorkflowRuntimeError:
-                assert self.handler.done(), "an event was refused though the run goes on"
+                if not self.handler.done():
+                    self.book.faults.append("an event was refused though the run goes on")
                 self.book.refused.add(uid)
             self.book.events[uid] = (type(event), target)
 
@@ -344,6 +360,11 @@ def check_one_outcome(played: Played) -> None:
     assert type(handler.get_stop_event()).__name__ == TERMINAL[handler.status]
     assert handler.exception() is played.error
     assert (played.error is None) == (handler.status == "completed")
+
+
+def check_what_the_steps_saw(played: Played) -> None:
+    """No more bodies at work than workers, no batch but the own, no call refused without need."""
+    assert not played.book.faults
 
 
 def check_nothing_in_flight(played: Played) -> None:
@@ -451,6 +472,14 @@ def check_order(played: Played) -> None:
                 last = max(delivered[uid])
 
 
+def check_queues(played: Played) -> None:
+    """A step with one worker takes events in the order in which they were delivered."""
+    book = played.book
+    for name, workers in book.workers.items():
+        numbers = [attempt.number for attempt in book.attempts if attempt.key[1] == name and attempt.key[2] == 1]
+        assert workers > 1 or numbers == sorted(numbers), f"{name} took {numbers}"
+
+
 def check_collections(played: Played) -> None:
     """Each event that was counted in is in one batch, or waits, or is a dead letter."""
     waiting = played.handler._link.ask(Inspect(lambda state: state.buffered()))
@@ -481,11 +510,13 @@ def check_edits(played: Played) -> None:
 
 PROMISES = [
     check_one_outcome,
+    check_what_the_steps_saw,
     check_nothing_in_flight,
     check_stream,
     check_attempts,
     check_events,
     check_order,
+    check_queues,
     check_collections,
     check_edits,
 ]
