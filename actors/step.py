@@ -14,7 +14,6 @@ import os
 import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
@@ -189,7 +188,7 @@ class _Body:
             wrapped.__cause__ = error
             error = wrapped
         _let_go(error)
-        self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
+        self.fact = Failed(self.invocation.number, self.attempt, error, self._actor.dispatcher.wall_time())
 
     def forked(self) -> None:
         """Refuse everything from now on: this is a forked child, and the run is its parent's."""
@@ -219,6 +218,10 @@ class _Body:
     def running_steps(self) -> list[str]:
         """A step does not look at the others."""
         raise WorkflowRuntimeError("running_steps() is for handler.ctx")
+
+    def checkpoint(self) -> None:
+        """Let others go on, where bodies are given turns."""
+        self._actor.dispatcher.checkpoint()
 
     def tell(self, fact: Any) -> None:
         """Hand a fact to the supervisor."""

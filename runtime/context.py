@@ -108,6 +108,9 @@ class StepPort(RunPort, Protocol):
         """The context that the step is given."""
         ...
 
+    def checkpoint(self) -> None:
+        """Let others go on, where bodies are given turns."""
+
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
 
@@ -378,11 +381,15 @@ class ContextCore(ContextBase, Generic[S]):
     @property
     def cancelled(self) -> bool:
         """Whether the result of this step is no longer wanted. A long `def` step looks at it now and then."""
-        return self._within_step("cancelled").cancelled
+        step = self._within_step("cancelled")
+        step.checkpoint()
+        return step.cancelled
 
     def check_cancelled(self) -> None:
         """Raise `StepCancelled`, which unwinds the step, if its result is no longer wanted."""
-        if self._within_step("check_cancelled()").cancelled:
+        step = self._within_step("check_cancelled()")
+        step.checkpoint()
+        if step.cancelled:
             raise StepCancelled("the run has ended or was cancelled, or the step took longer than its timeout")
 
     # -- outside -------------------------------------------------------------------------------------------------------
