@@ -82,7 +82,8 @@ def _field_hints(cls: Any) -> Iterator[Any]:
     else:
         return
     for base in cls.__mro__:  # pyright: ignore[reportAttributeAccessIssue]  # is_dataclass narrows to an instance
-        scope = vars(sys.modules[base.__module__])
+        module = sys.modules.get(base.__module__)  # None for a class of code that was only executed
+        scope = {} if module is None else vars(module)
         for name, raw in inspect.get_annotations(base).items():
             if name in names:
                 yield _resolved(raw, scope, dict(vars(base)))
