@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -142,7 +141,7 @@ def _carry_out(start: Callable[[ExitStack], Session], screen: Screen, finish: Ca
         except GreenroomError as error:
             screen.error(str(error), error.__cause__ or error)
             return ExitCode.USAGE
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):
             screen.note("\nInterrupted: no run had begun.")
             return ExitCode.CANCELLED
         code = session.drive()

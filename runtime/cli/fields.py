@@ -26,8 +26,7 @@ class AnswerField:
         label: What to ask: its description, or its name.
         kind: "text", "yes/no", "choice", the format of another text such as "date", or what JSON is expected.
         choices: What may be chosen, where `kind` is "choice".
-        is_required: Whether it has no default.
-        default: Its default as JSON; None where there is none, or it is not for show.
+        default: What Enter alone stands for, in words; None where the field has no default.
         is_secret: Whether to hide what is typed.
     """
 
@@ -35,18 +34,15 @@ class AnswerField:
     label: str
     kind: str
     choices: tuple[Any, ...] = ()
-    is_required: bool = True
-    default: Any = None
+    default: str | None = None
     is_secret: bool = False
 
     @property
     def hint(self) -> str:
         """What may be typed, and what Enter alone means; may be empty."""
         kinds = {"text": "", "yes/no": "(y/n)", "choice": f"({' / '.join(map(_text_of, self.choices))})"}
-        words = [kinds.get(self.kind, f"({self.kind})")]
-        if not self.is_required:
-            words.append(f"[{_shown(self.default, self.kind)}]" if self.default is not None else "[Enter: none]")
-        return " ".join(filter(None, words))
+        default = "" if self.default is None else f"[{self.default}]"
+        return " ".join(filter(None, [kinds.get(self.kind, f"({self.kind})"), default]))
 
     def read(self, text: str) -> Any:
         """Return the value that a typed text stands for. Whether the field takes it, its class decides.
@@ -87,7 +83,7 @@ def answer_fields(response: type[Event]) -> list[AnswerField]:
     try:
         schema = response.model_json_schema()
     except PydanticUserError:  # a type that JSON does not know: its validators decide what a text stands for
-        schema = {"properties": dict.fromkeys(response.model_fields, {}), "required": list(response.model_fields)}
+        schema = {"properties": {name: {} for name in response.model_fields}, "required": list(response.model_fields)}
     required = set(schema.get("required", ()))
     fields = [
         _field(name, _resolved(entry, schema.get("$defs", {})), name in required)
@@ -120,9 +116,17 @@ def _field(name: str, entry: dict[str, Any], is_required: bool) -> AnswerField:
         kind, choices = "choice", tuple(entry.get("enum", (entry.get("const"),)))
     else:
         kind, choices = _kind_of(entry), ()
-    # A default that is secret, or that only the class can make, is taken by Enter all the same.
-    default = None if is_secret else entry.get("default")
-    return AnswerField(name, entry.get("description") or name, kind, choices, is_required, default, is_secret)
+    default = None if is_required else _default_of(entry, kind, is_secret)
+    return AnswerField(name, entry.get("description") or name, kind, choices, default, is_secret)
+
+
+def _default_of(entry: dict[str, Any], kind: str, is_secret: bool) -> str:
+    if is_secret or "default" not in entry:  # not for show, or made by the class
+        return "Enter: default"
+    default = entry["default"]
+    if default is None or default == "":
+        return "Enter: none"
+    return ("y" if default else "n") if kind == "yes/no" else _text_of(default)
 
 
 def _kind_of(entry: dict[str, Any]) -> str:
@@ -152,9 +156,3 @@ def _resolved(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, A
 
 def _text_of(choice: Any) -> str:
     return choice if isinstance(choice, str) else json.dumps(choice)
-
-
-def _shown(default: Any, kind: str) -> str:
-    if kind == "yes/no":
-        return "y" if default else "n"
-    return _text_of(default)

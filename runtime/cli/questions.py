@@ -41,12 +41,12 @@ def ask_person(question: PendingInput, screen: Screen, keyboard: Keyboard, is_op
     key = next((key for key in _MESSAGES if isinstance(request.get(key), str)), None)
     message = request.pop(key) if key is not None else None
     fields = answer_fields(question.response)
-    if message is not None and [field.label for field in fields] == ["response"]:
+    keyboard.forget_typed()
+    if message is not None and not request and [field.label for field in fields] == ["response"]:
         # The message is itself the prompt, as in `input("Enter a number: ")`.
         fields = [replace(fields[0], label=message)]
-        message = None
-    keyboard.forget_typed()
-    screen.question(question.request, message, request)
+    else:
+        screen.question(message or type(question.request).__name__, request)
     values: dict[str, Any] = {}
     while True:
         for field in fields:
@@ -72,7 +72,7 @@ def _ask_field(
     while True:
         screen.prompt(field.label, field.hint)
         typed = keyboard.read_line(field.is_secret, is_open)
-        if not typed and not field.is_required:
+        if not typed and field.default is not None:
             return
         try:
             value = field.read(typed)

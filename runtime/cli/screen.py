@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from greenroom.events import Event, InternalDispatchEvent, StopEvent
+from greenroom.inputs import PendingInput
 from greenroom.verbose import describe
 
 __all__ = ["OutputError", "Screen", "printable"]
@@ -104,10 +105,12 @@ class Screen:
         text = "\n".join(lines) if type(error).__module__.startswith("greenroom.") else lines[0]
         self.error(f"{place}{type(error).__name__}{': ' if text else ''}{text}", error)
 
-    def saved(self, path: str, command: str, why: str, questions: list[dict[str, Any]]) -> None:
+    def saved(self, path: str, command: str, why: str, questions: list[PendingInput]) -> None:
         """Tell where the run was saved, and how to go on with it."""
         if self.as_json:
-            self._print_json({"saved": path, "resume": command, "questions": questions})
+            self._print_json(
+                {"saved": path, "resume": command, "questions": [_as_document(question) for question in questions]}
+            )
             return
         self.note(why)
         self._print_err(Text.assemble("Saved to ", (printable(path), "bold"), ". To go on:"))
@@ -115,13 +118,11 @@ class Screen:
 
     # -- people --------------------------------------------------------------------------------------------------------
 
-    def question(self, request: Event, message: str | None, shown: Mapping[str, Any]) -> None:
-        """Show what is asked: the event with its fields, and its message."""
-        self._print_err(Text())
-        line = self._line_of(type(request).__name__, shown)
-        self._print_err(Text.assemble(("? ", "bold yellow"), line))
-        if message is not None:
-            self._print_err(Text(printable(message), style="bold"))
+    def question(self, title: str, fields: Mapping[str, Any]) -> None:
+        """Show what is asked: its title, and what is known besides."""
+        self._print_err(Text.assemble("\n", ("? ", "bold yellow"), (printable(title).strip(), "bold")))
+        for key, value in fields.items():
+            self._print_err(Text.assemble("  ", *self._pair(key, value)))
 
     def prompt(self, label: str, hint: str) -> None:
         """Print a prompt and stay on its line."""
@@ -152,16 +153,14 @@ class Screen:
         return self._line_of(type(event).__name__, event.to_dict())
 
     def _line_of(self, name: str, values: Mapping[str, Any]) -> Text:
-        line = Text(name, style="bold cyan")
-        line.append_tokens(token for key, value in values.items() for token in self._pair(key, value))
-        return line
+        pairs = [token for key, value in values.items() for token in ("  ", *self._pair(key, value))]
+        return Text.assemble((name, "bold cyan"), *pairs)
 
-    def _pair(self, key: str, value: Any) -> Iterator[tuple[str, str | None]]:
+    def _pair(self, key: str, value: Any) -> tuple[tuple[str, str], str]:
         text = _word(value)
         if len(text) > _WIDTH and not self._verbose:
             text = f"{text[:_WIDTH]}…"
-        yield f"  {printable(key)}=", "not bold dim"
-        yield text, "not bold default"
+        return (f"{printable(key)}=", "dim"), text
 
     def _print_out(self, line: Text) -> None:
         with _output():
@@ -176,6 +175,15 @@ class Screen:
             self._err.print(line, end=end)
 
 
+def _as_document(question: PendingInput) -> dict[str, Any]:
+    return {
+        "input_id": question.input_id,
+        "step": question.step,
+        "request": {"event": type(question.request).__name__, "data": question.request.to_dict()},
+        "schema": question.schema,
+    }
+
+
 @contextlib.contextmanager
 def _output() -> Iterator[None]:
     try:
@@ -186,11 +194,11 @@ def _output() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Return a text whose control characters are spelled out, so that it cannot steer the terminal.
+    r"""Return a text whose control characters are spelled out, so that it cannot steer the terminal.
 
     Example:
-        >>> printable("two\\nlines and \\x1b[31mred")
-        'two\\nlines and \\\\x1b[31mred'
+        >>> printable("two\nlines and \x1b[31mred")
+        'two\nlines and \\x1b[31mred'
     """
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 

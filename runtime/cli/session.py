@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 from greenroom.cli.keyboard import Keyboard, NoLongerAsked
 from greenroom.cli.questions import ask_person
 from greenroom.cli.saved import SavedRun, write_saved
 from greenroom.cli.screen import OutputError, Screen
 from greenroom.errors import ContextSerdeError, InputError, WorkflowCancelledByUser
-from greenroom.events import Event, WorkflowFailedEvent, WorkflowIdleEvent
+from greenroom.events import WorkflowFailedEvent, WorkflowIdleEvent
 from greenroom.handler import Handler
 from greenroom.inputs import PendingInput
 
@@ -117,7 +116,7 @@ class Session:
         return ExitCode.CANCELLED if isinstance(error, WorkflowCancelledByUser) else ExitCode.FAILURE
 
     def _save(self, why: str) -> ExitCode:
-        questions = [_as_document(question) for question in self._handler.open_questions()]
+        questions = self._handler.open_questions()
         # First the run is halted, so that it does nothing which the snapshot does not know of.
         Handler.cancel_run(self._handler)
         if self._handler.status != "cancelled":
@@ -134,19 +133,6 @@ class Session:
         except OutputError as error:
             self._screen.error(f"{error}. The run is saved to {self._path}")
         return ExitCode.SAVED
-
-
-def _as_document(question: PendingInput) -> dict[str, Any]:
-    return {
-        "input_id": question.input_id,
-        "step": question.step,
-        "request": {"event": type(question.request).__name__, "data": _fields(question.request)},
-        "schema": question.schema,
-    }
-
-
-def _fields(event: Event) -> dict[str, Any]:
-    return event.to_dict()
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
