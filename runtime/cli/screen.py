@@ -13,7 +13,6 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from typing import Any
 
 from pydantic_core import to_json
@@ -205,13 +204,12 @@ def printable(text: str) -> str:
 
 def _word(value: Any) -> str:
     """Return a value as one word of a line."""
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, str):
-        return value if value.isprintable() and value and " " not in value else repr(value)
-    if value is None or isinstance(value, bool | int | float):
-        return str(value)
-    return printable(_json(value)).replace("\n", " ")
+    text = value if isinstance(value, str) else _json(value)
+    if text.startswith('"'):  # a Decimal, a date, a path: what JSON writes as a text
+        text = json.loads(text)
+    elif not isinstance(value, str):
+        return printable(text)
+    return text if text and text.isprintable() and " " not in text else repr(text)
 
 
 def _json(value: Any, indent: int | None = None) -> str:
