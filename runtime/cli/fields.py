@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import PydanticUserError, ValidationError
+from pydantic import ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from greenroom.cli.source import json_or_text
 from greenroom.events import Event
@@ -70,19 +71,18 @@ def answer_fields(response: type[Event]) -> list[AnswerField]:
     """Return the fields to ask for. A class that declares none is answered by the one field `response`.
 
     Example:
-        >>> from typing import Literal
         >>> from greenroom.events import HumanResponseEvent
         >>> class Approval(HumanResponseEvent):
-        ...     decision: Literal["approve", "reject"]
+        ...     amount: int
         ...     urgent: bool = False
         >>> [(field.label, field.hint) for field in answer_fields(Approval)]
-        [('decision', '(approve / reject)'), ('urgent', '(y/n) [n]')]
+        [('amount', '(integer)'), ('urgent', '(y/n) [n]')]
         >>> [field.name for field in answer_fields(HumanResponseEvent)]
         ['response']
     """
     try:
         schema = response.model_json_schema()
-    except PydanticUserError:  # a type that JSON does not know: its validators decide what a text stands for
+    except PydanticInvalidForJsonSchema:  # a type that JSON does not know: its validators decide what a text stands for
         schema = {"properties": {name: {} for name in response.model_fields}, "required": list(response.model_fields)}
     required = set(schema.get("required", ()))
     fields = [

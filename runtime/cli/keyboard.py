@@ -30,11 +30,23 @@ class Keyboard:
         """Forget what was typed before now: it cannot be the answer to what is asked only next."""
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
-    def read_line(self, secret: bool, is_asked: Callable[[], bool]) -> str:
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Do not show what is typed. It must hold before the prompt is shown: some type fast."""
+        terminal = sys.stdin.fileno()
+        shown = termios.tcgetattr(terminal)
+        hidden = [*shown]
+        hidden[3] = (hidden[3] & ~termios.ECHO) | termios.ECHONL
+        termios.tcsetattr(terminal, termios.TCSADRAIN, hidden)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, shown)
+
+    def read_line(self, is_asked: Callable[[], bool]) -> str:
         """Return the next line, without its end.
 
         Args:
-            secret: Whether to hide what is typed.
             is_asked: Tells whether the line is still wanted.
 
         Raises:
@@ -43,31 +55,17 @@ class Keyboard:
         """
         terminal = sys.stdin.fileno()
         typed = b""
-        with _hidden(terminal) if secret else contextlib.nullcontext():
-            while not typed.endswith(b"\n"):
-                ready, _, _ = select.select([terminal], [], [], _LOOK_EVERY)
-                if not ready:
-                    if not is_asked():
-                        raise NoLongerAsked
-                    continue
-                try:
-                    chunk = os.read(terminal, 65536)
-                except OSError as error:  # Linux reports the end of a terminal as an error.
-                    raise EOFError from error
-                if not chunk:
-                    raise EOFError
-                typed += chunk
+        while not typed.endswith(b"\n"):
+            ready, _, _ = select.select([terminal], [], [], _LOOK_EVERY)
+            if not ready:
+                if not is_asked():
+                    raise NoLongerAsked
+                continue
+            try:
+                chunk = os.read(terminal, 65536)
+            except OSError as error:  # Linux reports the end of a terminal as an error.
+                raise EOFError from error
+            if not chunk:
+                raise EOFError
+            typed += chunk
         return typed.decode(sys.stdin.encoding or "utf-8", "replace").rstrip("\r\n")
-
-
-@contextlib.contextmanager
-def _hidden(terminal: int) -> Iterator[None]:
-    shown = termios.tcgetattr(terminal)
-    hidden = [*shown]
-    hidden[3] &= ~termios.ECHO
-    hidden[3] |= termios.ECHONL
-    termios.tcsetattr(terminal, termios.TCSADRAIN, hidden)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, shown)

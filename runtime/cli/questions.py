@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -70,8 +71,9 @@ def _ask_field(
 ) -> None:
     """Ask for one field until it fits, and enter it among the values; a default that is accepted stays out."""
     while True:
-        screen.prompt(field.label, field.hint)
-        typed = keyboard.read_line(field.is_secret, is_open)
+        with keyboard.hidden() if field.is_secret else nullcontext():
+            screen.prompt(field.label, field.hint)
+            typed = keyboard.read_line(is_open)
         if not typed and field.default is not None:
             return
         try:

@@ -76,13 +76,6 @@ def test_a_failure_is_a_document_too() -> None:
     assert json.loads(done.stdout) == {"error": "first line\nsecond line", "type": "ValueError", "step": "fall"}
 
 
-def test_a_run_that_takes_too_long_fails(tmp_path: Path) -> None:
-    """--timeout ends a run that is at work for longer, with exit code 1."""
-    done = call("run", f"{FLOWS}:Works", f"log={tmp_path / 'log'}", f"until={tmp_path / 'never'}", "--timeout", "0.3")
-    assert done.exit_code == 1
-    assert "WorkflowTimeoutError" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

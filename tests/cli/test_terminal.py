@@ -65,7 +65,7 @@ def test_several_questions_are_asked_in_turn() -> None:
     """Questions that are open at once are asked one after the other."""
     with terminal("run", f"{FLOWS}:AskTwo") as person:
         for answer in ("one", "two"):
-            which = "first" if "first" in person.read_until("? ") else "second"
+            which = "first" if "The first" in person.read_until("? ") else "second"
             person.type(f"{which}-{answer}\n")
         rest = person.read_rest()
         assert "first=first-" in rest
@@ -82,10 +82,13 @@ def test_what_was_typed_before_a_question_is_no_answer_to_it(tmp_path: Path) -> 
         assert "doubled: 8" in person.read_rest()
 
 
-def test_a_question_that_expires_gives_the_prompt_up() -> None:
-    """When the run goes on by itself, the person is told and needs to press nothing."""
-    with terminal("run", f"{FLOWS}:AskShortly") as person:
+def test_a_question_that_is_closed_gives_the_prompt_up(tmp_path: Path) -> None:
+    """When the run ends by itself, the person is told and needs to press nothing."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with terminal("run", f"{FLOWS}:AskMeanwhile", f"until={pipe}") as person:
         person.read_until("Quick? ")
+        pipe.write_text("nobody answered")
         assert person.read_rest() == "\nThis is no longer asked.\nResult: nobody answered\n"
         assert person.code() == 0
 
@@ -99,8 +102,16 @@ def test_questions_are_asked_while_the_output_goes_elsewhere(tmp_path: Path) -> 
     assert (tmp_path / "out").read_text() == "Result: doubled: 4\n"
 
 
-@pytest.mark.parametrize("flow", ["AskNumber", "AskNumberAsync"])
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "Ctrl-D"])
+@pytest.mark.parametrize(
+    ("how", "flow"),
+    [
+        ("SIGINT", "AskNumber"),
+        ("SIGINT", "AskNumberAsync"),
+        ("SIGTERM", "AskNumber"),
+        ("SIGHUP", "AskNumber"),
+        ("Ctrl-D", "AskNumber"),
+    ],
+)
 def test_a_run_is_put_away_and_answered_in_a_second_process(tmp_path: Path, how: str, flow: str) -> None:
     """An interrupt at the question saves the run; the printed command goes on with it; then its file is gone."""
     file = tmp_path / "run.saved"
@@ -124,14 +135,16 @@ def test_a_run_is_put_away_and_answered_in_a_second_process(tmp_path: Path, how:
 
 
 def test_a_run_at_work_is_put_away_and_goes_on(tmp_path: Path) -> None:
-    """Ctrl-C in the middle of a step saves the run; what was done once is not done again when it goes on."""
+    """Ctrl-C while a step blocks saves the run; what was done once is not done again when it goes on."""
     file, log, until = tmp_path / "run.saved", tmp_path / "log", tmp_path / "until"
+    os.mkfifo(until)
     with terminal("run", f"{FLOWS}:Works", f"log={log}", f"until={until}", "--snapshot", file) as person:
         person.read_until("at work")
         person.interrupt()
         person.read_rest()
         assert person.code() == 75
-    until.touch()
+    until.unlink()
+    until.write_text("worked")
     done = run("resume", file, f"{FLOWS}:Works")
     assert (done.returncode, done.stdout, done.stderr) == (0, "Result: worked\n", "")
     assert log.read_text() == "begun\n"
@@ -141,7 +154,7 @@ def test_several_questions_over_several_processes(tmp_path: Path) -> None:
     """An answer given before the interrupt is kept: only what is open is asked again."""
     file = tmp_path / "run.saved"
     with terminal("run", f"{FLOWS}:AskTwo", "--snapshot", file) as person:
-        answered = "first" if "first" in person.read_until("? ") else "second"
+        answered = "first" if "The first" in person.read_until("? ") else "second"
         person.type("one\n")
         person.read_until("? ")
         person.interrupt()
@@ -222,6 +235,7 @@ def test_a_reader_that_has_gone_does_not_stop_the_run(tmp_path: Path) -> None:
 def test_output_that_cannot_be_written_saves_the_run(tmp_path: Path) -> None:
     """Where the disk that takes the output is full, the error is told and the run is put away, not lost."""
     file, log, until = tmp_path / "run.saved", tmp_path / "log", tmp_path / "until"
+    os.mkfifo(until)
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             command("run", f"{FLOWS}:Works", f"log={log}", f"until={until}", "--snapshot", file),
@@ -237,8 +251,17 @@ def test_output_that_cannot_be_written_saves_the_run(tmp_path: Path) -> None:
     assert done.returncode == 75
     assert "Error: cannot write to the standard output: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
-    until.touch()
+    until.unlink()
+    until.write_text("worked")
     assert run("resume", file, f"{FLOWS}:Works").returncode == 0
+
+
+def test_a_run_that_takes_too_long_fails(tmp_path: Path) -> None:
+    """--timeout ends a run whose step is at work for longer, with exit code 1, though the step blocks."""
+    os.mkfifo(tmp_path / "pipe")
+    done = run("run", f"{FLOWS}:Works", f"log={tmp_path / 'log'}", f"until={tmp_path / 'pipe'}", "--timeout", "0.3")
+    assert done.returncode == 1
+    assert "WorkflowTimeoutError" in done.stderr
 
 
 # The examples.

@@ -79,7 +79,7 @@ class Profile(HumanResponseEvent):
     colour: Colour = Colour.BLUE
     member: bool
     password: SecretStr
-    tags: list[str] = []
+    tags: list[str] = Field([], max_length=3)
 
     @model_validator(mode="after")
     def members_are_older(self) -> Self:
@@ -149,29 +149,27 @@ class AskTwo(Workflow):
         return answers and StopEvent(result=sorted(f"{answer.name}={answer.response}" for answer in answers))
 
 
-class AskShortly(Workflow):
-    """Asks, and goes on by itself when no answer comes."""
+class AskMeanwhile(Workflow):
+    """Asks, and ends by itself when something can be read from a file."""
 
     @step
     def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        try:
-            ctx.ask(InputRequiredEvent(prefix="Quick? "), timeout=0.3)
-        except TimeoutError:
-            return StopEvent(result="nobody answered")
-        return StopEvent(result="answered")
+        return StopEvent(result=ctx.ask(InputRequiredEvent(prefix="Quick? ")).response)
+
+    @step
+    def end(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=Path(ev.until).read_text())
 
 
 class Works(Workflow):
-    """Counts how often it was begun, and then is at work until it is told otherwise."""
+    """Counts how often it was begun, and then is at work until something can be read from a file."""
 
     @step
     def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
         log = Path(ev.log)
         ctx.once("begun", lambda: log.write_text(log.read_text() + "begun\n" if log.exists() else "begun\n"))
         ctx.write_event_to_stream(Packed(text="at work"))
-        while not Path(ev.until).exists():
-            ctx.check_cancelled()
-        return StopEvent(result="worked")
+        return StopEvent(result=Path(ev.until).read_text())
 
 
 class HoldsSocket(Workflow):
