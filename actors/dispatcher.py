@@ -7,6 +7,8 @@ schedule drawn from a seed.
 
 from __future__ import annotations
 
+import contextvars
+import itertools
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,6 +47,9 @@ class AsyncBody(Protocol):
     def report(self) -> None:
         """Tell the supervisor how it ended."""
 
+    def refuse(self, error: BaseException) -> None:
+        """Report that it could not begin."""
+
 
 class Waitable(Protocol):
     """Something to block on: a reply, or a handler."""
@@ -67,26 +72,30 @@ class Unlimited:
         self._function = function
 
     def run(self) -> None:
-        """Call the function."""
-        self._function()
+        """Call the function, with context variables of its own: the thread serves others after it."""
+        contextvars.Context().run(self._function)
 
     def report(self) -> None:
         """There is nobody to tell."""
 
 
-class Timer:
-    """One deadline: a message for an actor."""
+_timer_numbers = itertools.count()
 
-    __slots__ = ("at", "cancelled", "message", "ref")
+
+class Timer:
+    """One deadline: a message for an actor. Of equal deadlines the one that was made first comes first."""
+
+    __slots__ = ("at", "cancelled", "message", "number", "ref")
 
     def __init__(self, at: float, ref: Ref, message: Any) -> None:
         self.at = at
         self.ref = ref
         self.message = message
+        self.number = next(_timer_numbers)
         self.cancelled = False
 
     def __lt__(self, other: Timer) -> bool:
-        return self.at < other.at
+        return (self.at, self.number) < (other.at, other.number)
 
 
 class Dispatcher(Protocol):

@@ -6,15 +6,23 @@ need be. With that rule kept by the workers, a thread outside only has to put an
 that no KeyboardInterrupt can tear apart. A worker keeps the actors that it schedules itself in its own lane, so that
 a chain of steps stays on one thread and wakes nobody: waking a thread costs more than a hop.
 
-The main thread never runs a turn, since a KeyboardInterrupt may strike there between any two instructions.
+The main thread never runs a turn, since a KeyboardInterrupt may strike there between any two instructions. After the
+end it may have to: when the workers have gone, whoever sends does on his own thread what follows from it.
 
 State. `_lock` protects the counters `_awake`, `_idle`, `_running`, `_waking` and `_threads`; it is held for a few lines
-and never while a turn, a body or a callback runs. `_bodies` and `_unlimited` are deques, appended to by any thread.
+and never while a turn, a body or a callback runs. `_starting` protects the start of a worker from outside, `_started`.
+`_bodies` and `_unlimited` are deques, appended to by any thread.
 - `_awake`: workers that are about to look for work. `_idle`: those that wait at the inlet.
 - `_running`: limited bodies that run and do not wait within the engine. `_waking`: a WAKE token is on its way.
+- `_started`: a worker exists, and none was refused by the system since; else whoever sends from outside tries again.
 
-Guarantees: at most `max_threads` limited bodies run at once; an actor that has been scheduled gets a turn however many
-bodies block; a body waits only while the limit is reached.
+Guarantees: no limited body begins while `max_threads` of them run; an actor that has been scheduled gets a turn however
+many bodies block; a body waits only while the limit is reached. A body that has waited within the engine goes on at
+once, even if others have taken its place: were it held back, one that holds a lock of the user's could wait for ever
+for a place that is taken by those who want the lock.
+
+The end. Whoever sends puts into the inlet, then looks at `closed`; `shutdown` sets `closed`, and at last looks into the
+inlet. So one of the two runs the turn, or a worker does that has not left yet.
 """
 
 from __future__ import annotations
@@ -43,8 +51,11 @@ if TYPE_CHECKING:
 __all__ = ["PoolDispatcher"]
 
 IDLE_SECONDS = 10.0
+RETRY_SECONDS = 0.1
+SIGNAL_SECONDS = 0.2
 _WAKE: Any = object()
-_EXIT: Any = object()
+_EXIT: Any = object()  # The dispatcher has been shut down. Whoever takes it out puts it back.
+_LEAVE: Any = object()
 logger = logging.getLogger("greenroom.actors")
 
 
@@ -78,6 +89,7 @@ class PoolDispatcher:
         self._bodies: deque[Body] = deque()
         self._unlimited: deque[Body] = deque()
         self._lock = threading.Lock()
+        self._starting = threading.Lock()
         self._awake = self._idle = self._running = 0
         self._waking = False
         self._started = False
@@ -95,24 +107,23 @@ class PoolDispatcher:
             actor.scheduled = True
             lane.queue.append(actor)
             return
-        if self.closed:
-            actor.run_turn()
-            return
         # On the main thread an interrupt could come between the flag and the put, and the flag would stay for ever.
         if threading.get_ident() != self._main:
             actor.scheduled = True
         self._inlet.put(actor)
-        if not self._started:
+        if self.closed:
+            self._finish_up()
+        elif not self._started:
             self._start()
 
     def serve(self, actor: PooledActor, envelope: Envelope[Any]) -> None:
         actor.put_unannounced(envelope)
-        if self.closed:
-            actor.run_turn()
-        elif threading.get_ident() == self._main:
+        if threading.get_ident() == self._main:
             self.schedule(actor)
-        else:
-            self._serve_here(actor)
+            return
+        self._serve_here(actor)
+        if self.closed:
+            self._finish_up()
 
     def _serve_here(self, actor: PooledActor) -> None:
         """Run the actor's turn, and those that follow from it, if no other thread is at it.
@@ -144,15 +155,14 @@ class PoolDispatcher:
     # -- bodies --------------------------------------------------------------------------------------------------------
 
     def execute(self, body: Body) -> None:
-        if self.closed and isinstance(body, Unlimited):
-            body.run()
-            return
         (self._unlimited if isinstance(body, Unlimited) else self._bodies).append(body)
         lane = here.lane
         if type(lane) is _Lane and lane.open and lane.dispatcher is self:
             return  # This very worker looks for bodies next.
         self._wake_for_bodies()
-        if not self._started:
+        if self.closed:
+            self._finish_up()
+        elif not self._started:
             self._start()
 
     def execute_async(self, body: AsyncBody) -> None:
@@ -168,12 +178,31 @@ class PoolDispatcher:
         if waitable.is_done():
             return True
         lane = here.lane
-        if type(lane) is not _Lane or not lane.in_limited_body:
-            waitable.block(timeout)
+        if type(lane) is _Lane and lane.in_limited_body:
+            # The place that the body has is in the pool that runs it, whichever pool the run is in that it waits for.
+            lane.dispatcher._wait_in_body(waitable, timeout)
             return waitable.is_done()
-        # The place that the body has is in the pool that runs it, whichever pool the run is in that it waits for.
-        lane.dispatcher._wait_in_body(waitable, timeout)
+        while not (self._started or self.closed or self._start() or waitable.is_done()):
+            # The system refuses the first thread: without one, nothing would ever come.
+            pause = RETRY_SECONDS if timeout is None else min(timeout, RETRY_SECONDS)
+            waitable.block(pause)
+            if timeout is not None and (timeout := timeout - pause) <= 0:
+                return waitable.is_done()
+        if threading.get_ident() == self._main:
+            self._wait_on_main(waitable, timeout)
+        else:
+            waitable.block(timeout)
         return waitable.is_done()
+
+    def _wait_on_main(self, waitable: Waitable, timeout: float | None) -> None:
+        """Block the main thread in slices.
+
+        A signal that comes just before it blocks, or to another thread, does not wake it: Python would run the signal's
+        handler only when the wait is over. So Ctrl-C takes a slice at most.
+        """
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while not waitable.is_done() and (left := deadline - time.monotonic()) > 0:
+            waitable.block(min(left, SIGNAL_SECONDS))
 
     def _wait_in_body(self, waitable: Waitable, timeout: float | None) -> None:
         """Block a body of this pool, which leaves its place to another meanwhile.
@@ -221,53 +250,87 @@ class PoolDispatcher:
         self.closed = True
         self._timer.end(timeout)
         self._loop.end(max(0.0, deadline - time.monotonic()))
-        self._inlet.put(_EXIT)  # Each worker that takes it passes it on.
-        with self._lock:
-            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        # What was put in before `closed` was seen: from now on turns run on the thread that sends.
-        for _ in range(self._inlet.qsize()):
-            try:
-                item = self._inlet.get_nowait()
-            except queue.Empty:
+        self._inlet.put(_EXIT)
+        while True:
+            with self._lock:
+                threads = [t for t in self._threads if t.is_alive() and t is not threading.current_thread()]
+            left = deadline - time.monotonic()
+            if not threads or left <= 0:
                 break
-            if item is _EXIT:
-                self._inlet.put(_EXIT)
-            elif item is not _WAKE:
-                item.run_turn()
+            threads[0].join(left)  # One that was at work may have started another, so look again.
+        self._finish_up()
+
+    def _finish_up(self) -> None:
+        """Run what is left of turns and callbacks on the calling thread: after the end there may be nobody else."""
+        if here.actor is not None:
+            return  # Within a turn that `serve` has begun on this thread: it comes here after the turn.
+        outer, lane = here.lane, _Lane(self)
+        here.lane = lane
+        try:
+            while True:
+                if lane.queue:
+                    lane.queue.popleft().run_turn()
+                    continue
+                try:
+                    item = self._inlet.get_nowait()
+                    if item is not _EXIT and item is not _WAKE:
+                        item.run_turn()
+                except queue.Empty:
+                    try:
+                        callback = self._unlimited.popleft()
+                    except IndexError:
+                        return
+                    lane.open = False
+                    try:
+                        callback.run()
+                    except Exception:
+                        logger.exception("a callback failed")
+                    lane.open = True
+        finally:
+            here.lane = outer
+            for actor in lane.queue:
+                self._inlet.put(actor)
+            self._inlet.put(_EXIT)
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._started:
-                return
-            self._started = True
-            self._awake += 1
-        self._spawn()
+    def _start(self) -> bool:
+        """Start a worker from outside; return whether there is one.
 
-    def _spawn(self) -> None:
-        """Start a worker that has been counted as awake."""
+        An interrupt on the main thread leaves nothing half done: the worker counts itself, and a second one is no harm.
+        """
+        with self._starting:
+            if not self._started:
+                self._started = self._spawn(counted=False)
+            return self._started
+
+    def _spawn(self, *, counted: bool) -> bool:
+        """Start a worker, which the caller may have counted as awake; return whether the system let it start."""
         with self._lock:
             self._names += 1
             name = f"greenroom-worker-{self._names}"
-        thread = threading.Thread(target=self._work, name=name, args=(name,), daemon=True)
+            thread = threading.Thread(target=self._work, name=name, args=(name, counted), daemon=True)
+            self._threads.add(thread)
         try:
             # An empty context: from Python 3.14 on, a thread may inherit that of whoever starts it.
             contextvars.Context().run(thread.start)
         except RuntimeError:
+            self._started = False
             with self._lock:
-                self._awake -= 1
+                self._threads.discard(thread)
+                if counted:
+                    self._awake -= 1
             logger.warning("no further thread can be started; steps wait for one that is busy")
-            return
-        with self._lock:
-            self._threads.add(thread)
+            return False
+        return True
 
-    def _work(self, name: str) -> None:
+    def _work(self, name: str, counted: bool) -> None:
         lane = here.lane = _Lane(self)
         turns, inlet = lane.queue, self._inlet
         thread = threading.current_thread()
+        if not counted:
+            with self._lock:
+                self._awake += 1
         try:
             while True:
                 if turns:
@@ -285,9 +348,16 @@ class PoolDispatcher:
                 else:
                     thread.name = name  # while it ran bodies, it bore the name of the last
                     item = self._stand_by()
+                if item is _LEAVE:
+                    return
                 if item is _EXIT:
-                    if self.closed:
-                        inlet.put(_EXIT)
+                    inlet.put(_EXIT)
+                    if self._unlimited and (body := self._take_body(lane)) is not None:
+                        self._run_bodies(body, lane, thread)
+                        del body
+                        continue
+                    with self._lock:
+                        self._awake -= 1
                     return
                 if item is _WAKE:
                     with self._lock:
@@ -297,11 +367,10 @@ class PoolDispatcher:
                 del item
         finally:
             with self._lock:
-                self._awake -= 1
                 self._threads.discard(thread)
 
     def _stand_by(self) -> Any:
-        """Wait at the inlet; return what came, or None to look again."""
+        """Wait at the inlet; return what came, None to look again, or LEAVE: then this worker counts no more."""
         with self._lock:
             if self._can_take_body():
                 return None
@@ -316,8 +385,10 @@ class PoolDispatcher:
                 if item is None and (self._idle + self._awake < 2 or self._waking):
                     continue  # The last one stays.
                 self._idle -= 1
+                if item is None:
+                    return _LEAVE
                 self._awake += 1
-            return _EXIT if item is None else item
+            return item
 
     def _take_body(self, lane: _Lane) -> Body | None:
         with self._lock:
@@ -340,7 +411,7 @@ class PoolDispatcher:
         if wake:
             self._inlet.put(_WAKE)
         if spawn:
-            self._spawn()
+            self._spawn(counted=True)
         return body
 
     def _run_bodies(self, body: Body | None, lane: _Lane, thread: threading.Thread) -> None:
@@ -369,12 +440,14 @@ class PoolDispatcher:
                 lane.in_limited_body = False
 
     def _next_body(self) -> Body | None:
-        """Take a body in the place of one that has ended."""
+        """Take a body in the place of one that has ended, if it was one of `max_threads` places."""
+        if self._running > self._max_threads:
+            return None  # Bodies that had waited fill more.
         try:
             body = self._bodies.popleft()
         except IndexError:
             return None
-        if self._bodies:
+        if self._bodies or self._unlimited:
             self._wake_for_bodies()
         return body
 

@@ -9,6 +9,8 @@ itself out, which is a single dict operation.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
@@ -19,8 +21,8 @@ from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.parking import Parking
 from greenroom.actors.stream import await_reply
-from greenroom.context import AsyncContext, Context, ContextCore, current_step
-from greenroom.errors import StepCancelled, StepPassivated, WorkflowRuntimeError
+from greenroom.context import AsyncContext, Context, ContextCore, current_step, step_has_ended
+from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
 from greenroom.facts import CancelInvocation, Failed, Finished, PassivateAsked, StartInvocation, WaitAsked
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
@@ -67,7 +69,7 @@ class StepActor(PooledActor):
         self.variables = variables
         self.parking = parking
         self.call = _binder(spec, function)
-        self.in_flight: dict[int, _Body] = {}
+        self.in_flight: dict[tuple[int, int], _Body] = {}
         self._execute = dispatcher.execute_async if spec.is_async else dispatcher.execute
         self._body_class = _AsyncBody if spec.is_async else _Body
 
@@ -75,10 +77,10 @@ class StepActor(PooledActor):
         """Start a body, or cancel one."""
         if isinstance(message, StartInvocation):
             body = self._body_class(self, message.invocation, message.attempt)
-            self.in_flight[message.invocation.number] = body
+            self.in_flight[message.invocation.number, message.attempt] = body
             self._execute(body)  # type: ignore[arg-type]  # the dispatcher's method and the body's class go together
         else:
-            cancelled = self.in_flight.pop(message.invocation, None)
+            cancelled = self.in_flight.pop((message.invocation, message.attempt), None)
             if cancelled is not None:
                 cancelled.cancel()
 
@@ -89,6 +91,20 @@ def _binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[_Body], A
     if context is None:
         return lambda body: function(**{event: body.invocation.event})
     return lambda body: function(**{context: body.context, event: body.invocation.event})
+
+
+def _let_go(error: BaseException) -> None:
+    """Let go of what the frames hold that led to an error and to those behind it. They keep their line numbers."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            traceback.clear_frames(current.__traceback__)
+            pending += [current.__cause__, current.__context__]
+            if isinstance(current, BaseExceptionGroup):
+                pending += current.exceptions
 
 
 class _Body:
@@ -136,9 +152,7 @@ class _Body:
     def report(self) -> None:
         """Tell the supervisor how it ended."""
         self._context = None  # which knows this body: without the cycle both go at once
-        in_flight, number = self._actor.in_flight, self.invocation.number
-        if in_flight.get(number) is self:  # and not a later attempt's
-            del in_flight[number]
+        self._actor.in_flight.pop((self.invocation.number, self.attempt), None)
         if self.fact is not None:
             self.supervisor.tell(self.fact)
 
@@ -161,6 +175,10 @@ class _Body:
     def _note_failure(self, error: BaseException) -> None:
         if isinstance(error, StepPassivated):
             return  # The next attempt goes on from here.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals is globals():
+            trace = trace.tb_next  # The frames of this module come first, and tell the user nothing.
+        error.__traceback__ = trace
         if isinstance(error, StepCancelled | asyncio.CancelledError):
             if self.cancelled:
                 return
@@ -170,9 +188,12 @@ class _Body:
             )
             wrapped.__cause__ = error
             error = wrapped
-        # The frames keep their line numbers for the traceback, and let go of everything else they hold.
-        traceback.clear_frames(error.__traceback__)
+        _let_go(error)
         self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
+
+    def forked(self) -> None:
+        """Refuse everything from now on: this is a forked child, and the run is its parent's."""
+        self.supervisor = _InParent(self.supervisor.actor)
 
     # -- as the port of its context ------------------------------------------------------------------------------------
 
@@ -205,12 +226,14 @@ class _Body:
 
     def ask(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and block for its answer."""
+        if self.fact is not None and not self.cancelled:
+            raise step_has_ended(self)
         return self.supervisor.ask(fact)
 
     def wait(self, fact: WaitAsked) -> Any:
         """Hand a wait to the supervisor and block for its end, as one of those that are parked."""
         with self._actor.parking.parked(self):
-            return self.supervisor.ask(fact)
+            return self.ask(fact)
 
     async def wait_async(self, fact: WaitAsked) -> Any:
         """Hand a wait to the supervisor and await its end. A coroutine that waits costs no thread."""
@@ -228,7 +251,25 @@ class _Body:
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and await its answer."""
+        if self.fact is not None and not self.cancelled:
+            raise step_has_ended(self)
         return await await_reply(self.supervisor.ask(fact, block=False), self._actor.dispatcher)
+
+
+class _InParent(Ref):
+    """Stands in a forked child for the supervisor of a run of its parent."""
+
+    def tell(self, message: Any) -> None:
+        raise self._error()
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        raise self._error()
+
+    def _error(self) -> RuntimeForkedError:
+        return RuntimeForkedError(
+            f"this step belongs to a run of process {os.getppid()} and does not work in its forked child"
+            f" {os.getpid()}: end the child with os._exit(), or run a workflow of its own in it"
+        )
 
 
 class _AsyncBody(_Body):
@@ -249,8 +290,14 @@ class _AsyncBody(_Body):
         """Cancel the task."""
         self.cancelled = True
         task = getattr(self, "_task", None)
-        if task is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(task.cancel)
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed, and the task has gone with it.
+                self._loop.call_soon_threadsafe(task.cancel)
+
+    def refuse(self, error: BaseException) -> None:
+        """Report that the coroutine could not begin."""
+        self._note_failure(error)
+        self.report()
 
     async def _main(self) -> None:
         try:

@@ -7,6 +7,7 @@ order: internal events, events, the end. A reader looks in the opposite order, s
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from greenroom.events import Event
 from greenroom.run_state import Note, read_note
 
 __all__ = ["MoreAsked", "Published", "StreamActor", "StreamLog", "Subscription", "await_reply", "settle"]
+
+
+_SWEEP_FROM = 64
 
 
 class Published(NamedTuple):
@@ -53,12 +57,17 @@ class StreamLog:
 
 
 class StreamActor(PooledActor):
-    """Appends to the log and wakes the readers that wait for more."""
+    """Appends to the log and wakes the readers that wait for more.
+
+    A reply that waits is held by whoever waits for it. Readers that gave up, as one that waits with a timeout again and
+    again, so leave no more than a dead reference, and those are swept out before they make up most of the list.
+    """
 
     def __init__(self, dispatcher: Dispatcher, log: StreamLog) -> None:
         super().__init__(dispatcher)
         self._log = log
-        self._waiting: list[Reply] = []
+        self._waiting: list[weakref.ref[Reply]] = []
+        self._sweep_at = _SWEEP_FROM
         self._grown = False
 
     def on_receive(self, message: Published) -> None:
@@ -76,21 +85,32 @@ class StreamActor(PooledActor):
         if log.ended or len(log.events) > message.events or (message.notes >= 0 and len(log.notes) > message.notes):
             reply.set(None)
         else:
-            self._waiting.append(reply)
+            self._waiting.append(weakref.ref(reply))
+            if len(self._waiting) > self._sweep_at:
+                self._waiting = [waiting for waiting in self._waiting if waiting() is not None]
+                self._sweep_at = max(_SWEEP_FROM, 2 * len(self._waiting))
 
     def on_turn_end(self) -> None:
         """Wake all that wait, once a turn."""
         if self._grown:
             self._grown = False
-            waiting, self._waiting = self._waiting, []
-            for reply in waiting:
-                reply.set(None)
+            self._wake_all()
+
+    def on_stop(self) -> None:
+        """End the stream, so that no reader waits for ever."""
+        self._log.ended = True
+        self._wake_all()
 
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
         """End the stream, so that no reader waits for ever."""
-        self._log.ended = True
-        for reply in self._waiting:
-            reply.set(None)
+        self.on_stop()
+
+    def _wake_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for reference in waiting:
+            reply = reference()
+            if reply is not None:
+                reply.set(None)
 
 
 class Subscription:
@@ -104,8 +124,10 @@ class Subscription:
         *,
         after: int,
         expose_internal: bool,
-        moved: Callable[[int], None] | None = None,
+        notes_read: int = 0,
+        moved: Callable[[int, int], None] | None = None,
         refuse: Callable[[], None] | None = None,
+        refuse_async: Callable[[], None] | None = None,
     ) -> None:
         """Open a place.
 
@@ -115,16 +137,19 @@ class Subscription:
             dispatcher: Where to wait.
             after: The offset after which to begin; -1 for the start.
             expose_internal: Whether to read internal events as well.
-            moved: Told the offset of each event that is read.
+            notes_read: How many internal events were read before.
+            moved: Told, with each event, the offset of the last one and how many internal ones were read (-1: not any).
             refuse: Raises if the calling thread must not block.
+            refuse_async: Raises if the calling task must not wait.
         """
         self._log = log
         self._stream = stream
         self._dispatcher = dispatcher
-        self._next = max(0, after + 1 - log.first_offset)
-        self._next_note = 0 if expose_internal else -1
+        self._next = self._start = max(0, after + 1 - log.first_offset)
+        self._next_note = notes_read if expose_internal else -1
         self._moved = moved
         self._refuse = refuse
+        self._refuse_async = refuse_async
 
     def __iter__(self) -> Subscription:
         return self
@@ -150,6 +175,8 @@ class Subscription:
                 return event
             if ended:
                 raise StopAsyncIteration
+            if self._refuse_async is not None:
+                self._refuse_async()
             await await_reply(self._ask_more(), self._dispatcher)
 
     def _read(self) -> tuple[Event | None, bool]:
@@ -157,15 +184,19 @@ class Subscription:
         ended = log.ended  # looked at first: once it is set, nothing more is appended
         following = self._next
         available = len(log.events)
-        if self._next_note >= 0 and self._next_note < len(log.notes):
+        while 0 <= self._next_note < len(log.notes):
             note = log.notes[self._next_note]
-            if note[0] - log.first_offset <= following or available <= following:
-                self._next_note += 1
+            if note[0] - log.first_offset > following:
+                break
+            self._next_note += 1
+            if note[0] - log.first_offset >= self._start:
+                if self._moved is not None:
+                    self._moved(following - 1 + log.first_offset, self._next_note)
                 return read_note(note), ended
         if following < available:
             self._next = following + 1
             if self._moved is not None:
-                self._moved(following + log.first_offset)
+                self._moved(following + log.first_offset, self._next_note)
             return log.events[following], ended
         return None, ended
 

@@ -76,6 +76,8 @@ class RunSupervisor(PooledActor):
         log: The run's stream, to be read.
         stream: The stream's actor.
         finisher: Is told the outcome. Set before the run begins.
+        exposed: Whether internal events go to the stream. It may be set before the run begins; later, `ExposeInternal`
+            does so.
     """
 
     def __init__(
@@ -110,8 +112,8 @@ class RunSupervisor(PooledActor):
         self._begun = False
         self._early: list[EventArrived] = []
         self._published: list[Event] = []
-        self._exposed = False
-        self._ended = False
+        self.exposed = False
+        self._run_ended = False
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -127,14 +129,14 @@ class RunSupervisor(PooledActor):
         elif type(message) is Terminated:
             if message.reason is not None:
                 self._apply(Crashed(_engine_failure(message.ref, message.reason)))
-        elif not self._begun and not self._ended and type(message) is EventArrived:
+        elif not self._begun and not self._run_ended and type(message) is EventArrived:
             # It is taken, whenever the run may begin; whoever sent it need not wait for that.
             self._answer(Answer(message.asker, None))
             message.asker = None
             self._early.append(message)
         else:
             self._apply(message)
-            if type(message) is RunStarted or type(message) is RunResumed or self._ended:
+            if type(message) is RunStarted or type(message) is RunResumed or self._run_ended:
                 self._begun = True
                 self._serve_early()
 
@@ -143,7 +145,7 @@ class RunSupervisor(PooledActor):
         if type(message) is Inspect:
             reply.set(message.read(self._state))
         elif type(message) is ExposeInternal:
-            self._exposed = True
+            self.exposed = True
             self._flush()
             reply.set(None)
         else:
@@ -152,17 +154,24 @@ class RunSupervisor(PooledActor):
 
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""
-        if len(self._state.invocations) == self._state.parked and self._begun and not self._ended and self.empty():
+        if len(self._state.invocations) == self._state.parked and self._begun and not self._run_ended and self.empty():
             self._apply(BecameQuiet())
-        if self._published or (self._exposed and self._state.notes):
+        if self._published or (self.exposed and self._state.notes):
             self._flush()
 
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
         """End the run for those outside: its state can no longer be trusted."""
+        if self._run_ended:
+            return
         error = _engine_failure(self.actor_ref, exception_value)
-        crashed = failed_outcome(error)
-        self._published.append(crashed.event)
-        self._finish(Finish(crashed))
+        try:
+            # If the state is still good for that, what is in flight is cancelled, and those who wait are answered.
+            self._apply(Crashed(error))
+        finally:
+            if not self._run_ended:
+                crashed = failed_outcome(error)
+                self._published.append(crashed.event)
+                self._finish(Finish(crashed))
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
@@ -224,7 +233,7 @@ class RunSupervisor(PooledActor):
             asker.set(effect.value)
 
     def _finish(self, effect: Finish) -> None:
-        self._ended = True
+        self._run_ended = True
         self._flush()
         for _, timer in self._timers.values():
             self.dispatcher.drop_timer(timer)
@@ -242,11 +251,11 @@ class RunSupervisor(PooledActor):
 
     def _flush(self) -> None:
         notes = []
-        if self._exposed:
+        if self.exposed:
             notes = list(self._state.notes)
             self._state.notes.clear()
         published, self._published = self._published, []
-        self.stream.tell(Published(notes, published, self._ended))
+        self.stream.tell(Published(notes, published, self._run_ended))
 
 
 _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {

@@ -49,9 +49,12 @@ class DeadlineHeap:
                 self._changed.notify()
 
     def drop(self, timer: Timer) -> None:
-        """Forget a timer."""
+        """Forget a timer; one that has been taken out is not touched any more."""
         with self._changed:
+            if timer.cancelled:
+                return
             timer.cancelled = True
+            del timer.ref, timer.message  # It may lie here for long, and must not keep a run alive that has ended.
             self._dropped += 1
             if self._dropped > _COMPACT_FROM and self._dropped * 2 > len(self._heap):
                 self._heap = [timer for timer in self._heap if not timer.cancelled]
@@ -71,7 +74,9 @@ class DeadlineHeap:
                     continue
                 left = self._heap[0].at - time.monotonic()
                 if left <= 0:
-                    return Envelope(heapq.heappop(self._heap))
+                    due = heapq.heappop(self._heap)
+                    due.cancelled = True  # It is too late to drop it.
+                    return Envelope(due)
                 self._wake_at = self._heap[0].at
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
             return Envelope(None)
@@ -100,8 +105,9 @@ class TimerActor(pykka.Actor):
         return Reply()
 
     def _start_actor_loop(self) -> None:
-        self._thread = threading.Thread(target=self._tell_on, name="greenroom-timer", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._tell_on, name="greenroom-timer", daemon=True)
+        thread.start()
+        self._thread = thread  # Only now: where the system refuses a thread, the next deadline tries again.
 
     def set(self, timer: Timer) -> None:
         """Have a timer's message told when it is due."""

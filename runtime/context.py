@@ -12,7 +12,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, cast
+
+from typing_extensions import TypeVar
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
@@ -40,7 +42,7 @@ from greenroom.snapshot import (
     take_document,
 )
 from greenroom.state import UNSET, StateStore, StoreCall
-from greenroom.steps import ContextBase
+from greenroom.steps import ContextBase, describe
 
 if TYPE_CHECKING:
     from typing import Self
@@ -51,9 +53,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
 
-S = TypeVar("S")
+# A bare `Context` is one of any state: another step of the workflow may have named the model.
+S = TypeVar("S", default=Any)
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
+MAX_DELAY = 1e9  # Thirty years; a larger number is a mistake, and the clock cannot add it.
 
 
 class RunPort(Protocol):
@@ -97,6 +101,7 @@ class StepPort(RunPort, Protocol):
     invocation: Invocation
     attempt: int
     cancelled: bool
+    fact: Any  # what the attempt ended with; None while it runs
 
     @property
     def context(self) -> Any:
@@ -117,6 +122,9 @@ class StepPort(RunPort, Protocol):
     def nth(self, name: str) -> int:
         """Return how often this attempt has asked for this name before."""
         ...
+
+    def forked(self) -> None:
+        """Refuse everything from now on: this is a forked child, and the run is its parent's."""
 
 
 class HasGraph(Protocol):
@@ -263,10 +271,10 @@ class ContextCore(ContextBase, Generic[S]):
                 raise ContextStateError("send_event(delay=...) works only from within a step")
             port.ask(EventArrived(message, step))
             return
-        if delay is not None and not (isinstance(delay, int | float) and delay >= 0):
-            raise WorkflowRuntimeError(f"send_event(delay=...) takes seconds, 0 or more, not {delay!r}")
-        if self._step.cancelled:
-            self.check_cancelled()
+        if delay is not None and not (isinstance(delay, int | float) and 0 <= delay <= MAX_DELAY):
+            raise WorkflowRuntimeError(f"send_event(delay=...) takes seconds, from 0 to {MAX_DELAY:g}, not {delay!r}")
+        if self._step.cancelled or self._step.fact is not None:
+            self._refuse_to_act()
         self._step.tell(EventSent(self._step.invocation.number, self._step.attempt, message, step, delay))
 
     def write_event_to_stream(self, ev: Event | None) -> None:
@@ -275,20 +283,18 @@ class ContextCore(ContextBase, Generic[S]):
         Raises:
             WorkflowRuntimeError: If it is no event, or a stop event: only the end of the run ends its stream.
         """
-        step = self._within_step("write_event_to_stream")
+        step = self._within_step("write_event_to_stream()")
         if ev is None:
             return
         kind = step.graph.kind(type(ev))
         if kind is EventKind.NONE:
-            raise WorkflowRuntimeError(
-                f"write_event_to_stream() takes an event, not an instance of {type(ev).__name__}"
-            )
+            raise WorkflowRuntimeError(f"write_event_to_stream() takes an event, not {describe(ev)}")
         if kind is EventKind.STOP:
             raise WorkflowRuntimeError(
                 f"write_event_to_stream({type(ev).__name__}) would end the stream before the run; return it instead"
             )
-        if step.cancelled:
-            self.check_cancelled()
+        if step.cancelled or step.fact is not None:
+            self._refuse_to_act()
         step.tell(EventWritten(step.invocation.number, step.attempt, ev))
 
     def collect_events(
@@ -324,8 +330,10 @@ class ContextCore(ContextBase, Generic[S]):
             >>> Sum().run().result()
             3
         """
-        step = self._within_step("collect_events")
+        step = self._within_step("collect_events()")
         _check_expected(step.graph, ev, expected)
+        if buffer_id is not None and not isinstance(buffer_id, str):
+            raise WorkflowRuntimeError(f"collect_events(buffer_id=...) takes a text, not {buffer_id!r}")
         invocation = step.invocation
         return cast(
             "list[Any] | None",
@@ -347,12 +355,12 @@ class ContextCore(ContextBase, Generic[S]):
         asks: bool,
     ) -> tuple[StepPort, WaitAsked]:
         method = "ask" if asks else "wait_for_event"
-        step = self._within_step(method)
+        step = self._within_step(f"{method}()")
         kind = EventKind.NONE if not isinstance(event_type, type) else step.graph.kind(event_type)
         if kind is EventKind.NONE or kind is EventKind.STOP:
             raise WorkflowRuntimeError(f"{method}() waits for an event of a class, not for {event_type!r}")
         if request is not None and step.graph.kind(type(request)) in (EventKind.NONE, EventKind.STOP):
-            raise WorkflowRuntimeError(f"{method}() publishes an event, not an instance of {type(request).__name__}")
+            raise WorkflowRuntimeError(f"{method}() publishes an event, not {describe(request)}")
         if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
             raise WorkflowRuntimeError(f"{method}(timeout=...) takes seconds, 0 or more, or None, not {timeout!r}")
         name = name if name is not None else ("ask" if asks else f"wait for {event_type.__qualname__}")
@@ -365,7 +373,7 @@ class ContextCore(ContextBase, Generic[S]):
 
     def retry_info(self) -> RetryInfo:
         """Return which attempt this is and why the last one failed."""
-        return self._within_step("retry_info").invocation.retry_info
+        return self._within_step("retry_info()").invocation.retry_info
 
     @property
     def cancelled(self) -> bool:
@@ -374,7 +382,7 @@ class ContextCore(ContextBase, Generic[S]):
 
     def check_cancelled(self) -> None:
         """Raise `StepCancelled`, which unwinds the step, if its result is no longer wanted."""
-        if self._within_step("check_cancelled").cancelled:
+        if self._within_step("check_cancelled()").cancelled:
             raise StepCancelled("the run has ended or was cancelled, or the step took longer than its timeout")
 
     # -- outside -------------------------------------------------------------------------------------------------------
@@ -458,9 +466,15 @@ class ContextCore(ContextBase, Generic[S]):
 
     # -- inside help ---------------------------------------------------------------------------------------------------
 
+    def _refuse_to_act(self) -> None:
+        """Raise for a step that was cancelled, or whose context outlived it."""
+        self.check_cancelled()
+        assert self._step is not None
+        raise step_has_ended(self._step)
+
     def _within_step(self, name: str) -> StepPort:
         if self._step is None:
-            raise ContextStateError(f"ctx.{name}() works only within a step, on the context that the step was given")
+            raise ContextStateError(f"ctx.{name} works only within a step, on the context that the step was given")
         return self._step
 
 
@@ -587,7 +601,7 @@ class Context(ContextCore[S]):
             >>> Charge().run(amount=5).result()
             'charged 5'
         """
-        step = self._within_step("once")
+        step = self._within_step("once()")
         number, attempt = step.invocation.number, step.attempt
         is_done, result = step.ask(OnceAsked(number, attempt, _checked_key(key)))
         if not is_done:
@@ -629,7 +643,7 @@ class AsyncContext(ContextCore[S]):
 
     async def once(self, key: str, fn: Callable[..., Any], *args: Any) -> Any:
         """Do something that must not be done again when the step runs anew; see `Context.once`. `fn` may be async."""
-        step = self._within_step("once")
+        step = self._within_step("once()")
         number, attempt = step.invocation.number, step.attempt
         is_done, result = await step.ask_async(OnceAsked(number, attempt, _checked_key(key)))
         if not is_done:
@@ -809,10 +823,18 @@ def _owner(step: StepPort | None) -> Hashable:
     return ("task", id(task)) if task is not None else ("thread", threading.get_ident())
 
 
+def step_has_ended(step: StepPort) -> ContextStateError:
+    """Return the error for the use of a context whose step has ended."""
+    return ContextStateError(
+        f"step '{step.invocation.spec.name}' has ended, and its context with it: let the step wait for what it started,"
+        " or use handler.ctx"
+    )
+
+
 def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
     kind = graph.kind(type(event))
     if kind is EventKind.NONE:
-        raise WorkflowRuntimeError(f"send_event() takes an event, not an instance of {type(event).__name__}")
+        raise WorkflowRuntimeError(f"send_event() takes an event, not {describe(event)}")
     if kind is EventKind.STOP:
         raise WorkflowRuntimeError(
             f"send_event({type(event).__name__}) would not end the run: return the stop event from a step"
@@ -825,15 +847,14 @@ def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
 
 def _check_expected(graph: Graph, event: Any, expected: Any) -> None:
     if graph.kind(type(event)) is EventKind.NONE:
-        raise WorkflowRuntimeError(f"collect_events() counts an event in, not an instance of {type(event).__name__}")
+        raise WorkflowRuntimeError(f"collect_events() counts an event in, not {describe(event)}")
     if isinstance(expected, Mapping):
         for count in expected.values():
             if type(count) is not int or count < 1:
                 raise WorkflowRuntimeError(f"collect_events() expects 1 or more of each class, not {count!r}")
     elif not isinstance(expected, list | tuple):
         raise WorkflowRuntimeError(
-            "collect_events() expects a list of event classes or {class: count}, not an instance of"
-            f" {type(expected).__name__}"
+            f"collect_events() expects a list of event classes or {{class: count}}, not {describe(expected)}"
         )
     for cls in expected:
         if not isinstance(cls, type) or graph.kind(cls) is EventKind.NONE:

@@ -1,7 +1,8 @@
 """The handler: what `workflow.run()` returns.
 
 The future's own lock protects its state. The supervisor's turn completes it; done-callbacks of the user's run on a
-thread of the pool, never in a turn. `_position` is written by whichever thread reads the handler's own stream.
+thread of the pool, never in a turn. `_position` and `_notes_read` are written by whichever thread reads the handler's
+own stream.
 """
 
 from __future__ import annotations
@@ -107,8 +108,10 @@ class Handler(concurrent.futures.Future[Any]):
         self._log = log
         self._stream = stream
         self._outcome: Outcome | None = None
+        self._awaiting: set[asyncio.Future[None]] = set()
         self._traceback: Any = None
         self._position = log.first_offset - 1
+        self._notes_read = 0
         self.ctx = self._context_class._of_run(link)
         # A future that runs cannot be cancelled by those who merely wait for it.
         self.set_running_or_notify_cancel()
@@ -170,15 +173,13 @@ class Handler(concurrent.futures.Future[Any]):
         if not self.done():
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
-
-            def wake(_: Any) -> None:
-                try:
-                    loop.call_soon_threadsafe(settle, future)
-                except RuntimeError:
-                    return  # The loop was closed; nobody awaits the handler any more.
-
-            super().add_done_callback(wake)
-            await future
+            # Entered first, then looked again; the end completes the handler first and looks here then.
+            self._awaiting.add(future)
+            try:
+                if not self.done():
+                    await future
+            finally:
+                self._awaiting.discard(future)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(handler)` when the run has ended: on a thread of the runtime, or at once if it has."""
@@ -307,6 +308,9 @@ class Handler(concurrent.futures.Future[Any]):
         else:
             self._traceback = outcome.error.__traceback__
             self.set_exception(outcome.error)
+        for future in list(self._awaiting):
+            with contextlib.suppress(RuntimeError):  # Its loop was closed; nobody awaits the handler there any more.
+                future.get_loop().call_soon_threadsafe(settle, future)
         if self.is_limited or runtime.draining:
             runtime.root.tell(RunEnded(self))
 
@@ -403,12 +407,16 @@ class EventStream:
             handler._link.runtime.dispatcher,
             after=handler._position if self._after is None else self._after,
             expose_internal=self._expose_internal,
+            notes_read=handler._notes_read if continues else 0,
             moved=self._move if continues else None,
             refuse=lambda: handler._refuse_to_block("iterating the stream"),
+            refuse_async=lambda: handler._refuse_within_own_step("iterating the stream"),
         )
 
-    def _move(self, offset: int) -> None:
+    def _move(self, offset: int, notes_read: int) -> None:
         self._handler._position = offset
+        if notes_read >= 0:
+            self._handler._notes_read = notes_read
 
 
 def _find(input_id: str) -> Inspect:

@@ -169,12 +169,14 @@ class RunState:
         """Return whether a run that goes on from this one has unfinished work to resume.
 
         Raises:
-            ContextStateError: If this run has not ended, or another went on from it.
+            ContextStateError: If this run has not ended, another went on from it, or somebody edits its state.
         """
         if self.outcome is None:
             raise ContextStateError(f"this context is in use by run '{self.run_id}', which has not ended")
         if self._successor is not None:
             raise ContextStateError(f"this context is in use by run '{self._successor}', which went on from it")
+        if self.store.is_contended:
+            raise ContextStateError("this context has an edit_state() open; let it end before run(ctx=...)")
         return self.has_unfinished_work
 
     def reopen(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> RunState:
@@ -184,14 +186,13 @@ class RunState:
         bodies of the old run still tell is turned away and cannot pass for a fact of the new one.
 
         Raises:
-            ContextStateError: If this run has not ended, or another went on from it.
+            ContextStateError: If this run has not ended, another went on from it, or somebody edits its state.
         """
         unfinished = self.check_reopen()
         self._successor = run_id
         state = RunState(self.graph, run_id, timeout=timeout, on_stuck=on_stuck, store=self.store)
         if unfinished:
             state.published = self.published
-            state._worked = self._worked
             state.dead_letters.extend(self.dead_letters)
             state.invocations, self.invocations = self.invocations, {}
             state.held, self.held = self.held, []
@@ -203,10 +204,6 @@ class RunState:
             state._delayed, self._delayed = self._delayed, {}
             state._next_invocation, state._next_delayed = self._next_invocation, self._next_delayed
         return state
-
-    def worked_until(self, now: float) -> float:
-        """Return the seconds that the run has been at work."""
-        return self._worked + (0.0 if self._at_work_since is None else now - self._at_work_since)
 
     def put_away_as(self, status: str) -> None:
         """Mark a run that was read from a snapshot as ended there: cut off, or as it had ended."""

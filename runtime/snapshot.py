@@ -62,7 +62,6 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         "origin": state.origin,
         "status": "running" if state.outcome is None else state.outcome.status,
         "state": state.store.state,
-        "worked": state.worked_until(now),
         "published": state.published,
         "next": [state._next_invocation, state._next_delayed, state._next_wait, state._next_input],
         "invocations": [_dump_invocation(inv, now) for inv in (*running, *others)],
@@ -97,8 +96,7 @@ def dump_snapshot(document: dict[str, Any], registry: TypeRegistry) -> bytes:
         ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
     """
     body = encode(document, registry, root="run")
-    packed: bytes = msgpack.packb({"greenroom": FORMAT, "crc32": zlib.crc32(body), "document": body})
-    return packed
+    return bytes(msgpack.packb({"greenroom": FORMAT, "crc32": zlib.crc32(body), "document": body}) or b"")
 
 
 def load_snapshot(data: bytes, registry: TypeRegistry) -> Any:
@@ -240,7 +238,6 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     state = RunState(graph, _text(document["run_id"]), store=StateStore(graph.state_type, shared))
     state.origin = _text(document["origin"])
     state.published = _count(document["published"])
-    state._worked = float(document["worked"])
     state._next_invocation, state._next_delayed, state._next_wait, state._next_input = map(_count, document["next"])
     for item in document["invocations"]:
         invocation = _read_invocation(graph, item, registry)

@@ -81,7 +81,7 @@ def _field_hints(cls: Any) -> Iterator[Any]:
         names = set(getattr(cls, "_fields", ())) | getattr(cls, "__annotations__", {}).keys()
     else:
         return
-    for base in cls.__mro__:
+    for base in cls.__mro__:  # pyright: ignore[reportAttributeAccessIssue]  # is_dataclass narrows to an instance
         scope = vars(sys.modules[base.__module__])
         for name, raw in inspect.get_annotations(base).items():
             if name in names:

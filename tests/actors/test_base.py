@@ -140,7 +140,7 @@ def test_a_turn_of_an_actor_that_has_ended_handles_nothing(manual):
 
 @pytest.mark.parametrize("interval", [1e-6, 1e-4, 5e-3])
 def test_no_ask_stays_without_an_answer_when_senders_race_stoppers(pool, interval):
-    """Many senders hammer `ask` and `tell` while others stop: every ask ends, every tell is handled or dead."""
+    """Many senders hammer `ask` and `tell` while others stop: asks end, tells are handled or dead letters."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(interval)
     try:
@@ -198,10 +198,11 @@ def test_many_stops_at_once_are_all_answered(pool, switchy):
         _, ref = made(pool)
         replies = [ref.stop(block=False) for _ in range(2)]
         stopped = []
-        threads = [
-            threading.Thread(target=lambda ref=ref, stopped=stopped: stopped.append(ref.stop(timeout=ANSWERED)))
-            for _ in range(3)
-        ]
+
+        def stop(ref=ref, stopped=stopped):
+            stopped.append(ref.stop(timeout=ANSWERED))
+
+        threads = [threading.Thread(target=stop) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
