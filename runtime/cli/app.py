@@ -55,9 +55,6 @@ def _root(
 Timeout = Annotated[float | None, typer.Option(help="Seconds that the run may be at work; waiting for people is free.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the steps do, long values, tracebacks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs. Nobody is asked.")]
-SnapshotFile = Annotated[
-    Path | None, typer.Option("--snapshot", metavar="FILE", help="Where to save the run if it is interrupted.")
-]
 
 
 @app.command(epilog=_EPILOG)
@@ -69,7 +66,9 @@ def run(
     timeout: Timeout = None,
     verbose: Verbose = False,
     as_json: AsJson = False,
-    snapshot: SnapshotFile = None,
+    snapshot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to save the run if it is interrupted.")
+    ] = None,
 ) -> None:
     """Run a workflow: show its stream, ask its questions, print its result.
 
@@ -103,7 +102,6 @@ def resume(
     timeout: Timeout = None,
     verbose: Verbose = False,
     as_json: AsJson = False,
-    snapshot: SnapshotFile = None,
 ) -> None:
     """Go on with a run that was saved.
 
@@ -115,7 +113,7 @@ def resume(
 
     def start(held: ExitStack) -> Session:
         _check_timeout(timeout)
-        check_writable(snapshot or file)
+        check_writable(file)
         held.enter_context(hold(file))
         saved = read_saved(file)
         reference = workflow or _confirmed(saved.workflow, file, screen)
@@ -125,16 +123,13 @@ def resume(
             context: Any = Context.restore(made, saved.snapshot)
         except ContextSerdeError as error:
             raise CommandError(f"cannot go on with {file}: {error}") from error
-        return Session(made.run(ctx=context), reference, snapshot or file, _options(timeout), screen)
+        return Session(made.run(ctx=context), reference, file, _options(timeout), screen)
 
-    def finish() -> None:
-        file.unlink(missing_ok=True)
-
-    raise typer.Exit(_carry_out(start, screen, finish))
+    raise typer.Exit(_carry_out(start, screen, spent=file))
 
 
-def _carry_out(start: Callable[[ExitStack], Session], screen: Screen, finish: Callable[[], None] | None = None) -> int:
-    """Begin and follow a run; return the exit code."""
+def _carry_out(start: Callable[[ExitStack], Session], screen: Screen, spent: Path | None = None) -> int:
+    """Begin and follow a run, remove the file that its success has spent, and return the exit code."""
     with ExitStack() as held:
         try:
             session = start(held)
@@ -145,8 +140,8 @@ def _carry_out(start: Callable[[ExitStack], Session], screen: Screen, finish: Ca
             screen.note("\nInterrupted: no run had begun.")
             return ExitCode.CANCELLED
         code = session.drive()
-        if code is ExitCode.SUCCESS and finish is not None:
-            finish()
+        if code is ExitCode.SUCCESS and spent is not None:
+            spent.unlink(missing_ok=True)
         return code
 
 

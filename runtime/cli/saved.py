@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgpack
 
@@ -43,9 +44,8 @@ def write_saved(path: Path, saved: SavedRun) -> None:
     Raises:
         OSError: If it cannot be written. What was there before is still there.
     """
-    data: bytes = msgpack.packb(
-        {"greenroom_file": FORMAT, "workflow": saved.workflow, "snapshot": saved.snapshot}, use_bin_type=True
-    )
+    document = {"greenroom_file": FORMAT, "workflow": saved.workflow, "snapshot": saved.snapshot}
+    data = cast("bytes", msgpack.packb(document))
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(descriptor, "wb") as file:
