@@ -52,6 +52,7 @@ __all__ = ["PoolDispatcher"]
 
 IDLE_SECONDS = 10.0
 RETRY_SECONDS = 0.1
+SIGNAL_SECONDS = 0.2
 _WAKE: Any = object()
 _EXIT: Any = object()  # The dispatcher has been shut down. Whoever takes it out puts it back.
 _LEAVE: Any = object()
@@ -177,18 +178,31 @@ class PoolDispatcher:
         if waitable.is_done():
             return True
         lane = here.lane
-        if type(lane) is not _Lane or not lane.in_limited_body:
-            while not (self._started or self.closed or self._start() or waitable.is_done()):
-                # The system refuses the first thread: without one, nothing would ever come.
-                pause = RETRY_SECONDS if timeout is None else min(timeout, RETRY_SECONDS)
-                waitable.block(pause)
-                if timeout is not None and (timeout := timeout - pause) <= 0:
-                    return waitable.is_done()
-            waitable.block(timeout)
+        if type(lane) is _Lane and lane.in_limited_body:
+            # The place that the body has is in the pool that runs it, whichever pool the run is in that it waits for.
+            lane.dispatcher._wait_in_body(waitable, timeout)
             return waitable.is_done()
-        # The place that the body has is in the pool that runs it, whichever pool the run is in that it waits for.
-        lane.dispatcher._wait_in_body(waitable, timeout)
+        while not (self._started or self.closed or self._start() or waitable.is_done()):
+            # The system refuses the first thread: without one, nothing would ever come.
+            pause = RETRY_SECONDS if timeout is None else min(timeout, RETRY_SECONDS)
+            waitable.block(pause)
+            if timeout is not None and (timeout := timeout - pause) <= 0:
+                return waitable.is_done()
+        if threading.get_ident() == self._main:
+            self._wait_on_main(waitable, timeout)
+        else:
+            waitable.block(timeout)
         return waitable.is_done()
+
+    def _wait_on_main(self, waitable: Waitable, timeout: float | None) -> None:
+        """Block the main thread in slices.
+
+        A signal that comes just before it blocks, or to another thread, does not wake it: Python would run the signal's
+        handler only when the wait is over. So Ctrl-C takes a slice at most.
+        """
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while not waitable.is_done() and (left := deadline - time.monotonic()) > 0:
+            waitable.block(min(left, SIGNAL_SECONDS))
 
     def _wait_in_body(self, waitable: Waitable, timeout: float | None) -> None:
         """Block a body of this pool, which leaves its place to another meanwhile.

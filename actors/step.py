@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.stream import await_reply
-from greenroom.context import AsyncContext, Context, ContextCore, current_step
-from greenroom.errors import StepCancelled, WorkflowRuntimeError
+from greenroom.context import AsyncContext, Context, ContextCore, current_step, step_has_ended
+from greenroom.errors import RuntimeForkedError, StepCancelled, WorkflowRuntimeError
 from greenroom.facts import CancelInvocation, Failed, Finished, StartInvocation
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
@@ -165,6 +166,10 @@ class _Body:
         traceback.clear_frames(error.__traceback__)
         self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
 
+    def forked(self) -> None:
+        """Refuse everything from now on: this is a forked child, and the run is its parent's."""
+        self.supervisor = _InParent(self.supervisor.actor)
+
     # -- as the port of its context ------------------------------------------------------------------------------------
 
     @property
@@ -192,11 +197,31 @@ class _Body:
 
     def ask(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and block for its answer."""
+        if self.fact is not None and not self.cancelled:
+            raise step_has_ended(self)
         return self.supervisor.ask(fact)
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and await its answer."""
+        if self.fact is not None and not self.cancelled:
+            raise step_has_ended(self)
         return await await_reply(self.supervisor.ask(fact, block=False), self._actor.dispatcher)
+
+
+class _InParent(Ref):
+    """Stands in a forked child for the supervisor of a run of its parent."""
+
+    def tell(self, message: Any) -> None:
+        raise self._error()
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        raise self._error()
+
+    def _error(self) -> RuntimeForkedError:
+        return RuntimeForkedError(
+            f"this step belongs to a run of process {os.getppid()} and does not work in its forked child"
+            f" {os.getpid()}: end the child with os._exit(), or run a workflow of its own in it"
+        )
 
 
 class _AsyncBody(_Body):

@@ -124,8 +124,10 @@ class Subscription:
         *,
         after: int,
         expose_internal: bool,
-        moved: Callable[[int], None] | None = None,
+        notes_read: int = 0,
+        moved: Callable[[int, int], None] | None = None,
         refuse: Callable[[], None] | None = None,
+        refuse_async: Callable[[], None] | None = None,
     ) -> None:
         """Open a place.
 
@@ -135,16 +137,19 @@ class Subscription:
             dispatcher: Where to wait.
             after: The offset after which to begin; -1 for the start.
             expose_internal: Whether to read internal events as well.
-            moved: Told the offset of each event that is read.
+            notes_read: How many internal events were read before.
+            moved: Told, with each event, the offset of the last one and how many internal ones were read (-1: not any).
             refuse: Raises if the calling thread must not block.
+            refuse_async: Raises if the calling task must not wait.
         """
         self._log = log
         self._stream = stream
         self._dispatcher = dispatcher
-        self._next = max(0, after + 1 - log.first_offset)
-        self._next_note = 0 if expose_internal else -1
+        self._next = self._start = max(0, after + 1 - log.first_offset)
+        self._next_note = notes_read if expose_internal else -1
         self._moved = moved
         self._refuse = refuse
+        self._refuse_async = refuse_async
 
     def __iter__(self) -> Subscription:
         return self
@@ -170,6 +175,8 @@ class Subscription:
                 return event
             if ended:
                 raise StopAsyncIteration
+            if self._refuse_async is not None:
+                self._refuse_async()
             await await_reply(self._ask_more(), self._dispatcher)
 
     def _read(self) -> tuple[Event | None, bool]:
@@ -177,15 +184,19 @@ class Subscription:
         ended = log.ended  # looked at first: once it is set, nothing more is appended
         following = self._next
         available = len(log.events)
-        if self._next_note >= 0 and self._next_note < len(log.notes):
+        while 0 <= self._next_note < len(log.notes):
             note = log.notes[self._next_note]
-            if note[0] - log.first_offset <= following or available <= following:
-                self._next_note += 1
+            if note[0] - log.first_offset > following:
+                break
+            self._next_note += 1
+            if note[0] - log.first_offset >= self._start:
+                if self._moved is not None:
+                    self._moved(following - 1 + log.first_offset, self._next_note)
                 return read_note(note), ended
         if following < available:
             self._next = following + 1
             if self._moved is not None:
-                self._moved(following + log.first_offset)
+                self._moved(following + log.first_offset, self._next_note)
             return log.events[following], ended
         return None, ended
 

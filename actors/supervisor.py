@@ -74,6 +74,8 @@ class RunSupervisor(PooledActor):
         log: The run's stream, to be read.
         stream: The stream's actor.
         finisher: Is told the outcome. Set before the run begins.
+        exposed: Whether internal events go to the stream. It may be set before the run begins; later, `ExposeInternal`
+            does so.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class RunSupervisor(PooledActor):
         self._begun = False
         self._early: list[EventArrived] = []
         self._published: list[Event] = []
-        self._exposed = False
+        self.exposed = False
         self._run_ended = False
 
     # -- messages ------------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ class RunSupervisor(PooledActor):
         if type(message) is Inspect:
             reply.set(message.read(self._state))
         elif type(message) is ExposeInternal:
-            self._exposed = True
+            self.exposed = True
             self._flush()
             reply.set(None)
         else:
@@ -149,7 +151,7 @@ class RunSupervisor(PooledActor):
         """Pass on what was published, and see whether the run has come to rest."""
         if not self._state.invocations and self._begun and not self._run_ended and self.empty():
             self._apply(BecameQuiet())
-        if self._published or (self._exposed and self._state.notes):
+        if self._published or (self.exposed and self._state.notes):
             self._flush()
 
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
@@ -239,7 +241,7 @@ class RunSupervisor(PooledActor):
 
     def _flush(self) -> None:
         notes = []
-        if self._exposed:
+        if self.exposed:
             notes = list(self._state.notes)
             self._state.notes.clear()
         published, self._published = self._published, []

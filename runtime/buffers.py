@@ -64,8 +64,6 @@ class CollectBuffer:
             The batch in the order asked, equal classes in the order they came; or None while it is not complete.
         """
         self._plan(expected)
-        if not self._needs:
-            return []
         if any(base in self._needs for base in type(event).__mro__):
             number, self._next = self._next, self._next + 1
             self._arrived[number] = event

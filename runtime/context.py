@@ -18,7 +18,7 @@ from greenroom.events import Event
 from greenroom.facts import Caller, CollectAsked, EventArrived, EventSent, EventWritten, Fact
 from greenroom.graph import EventKind, Graph
 from greenroom.state import UNSET, StateStore, StoreCall
-from greenroom.steps import ContextBase
+from greenroom.steps import ContextBase, describe
 
 if TYPE_CHECKING:
     from greenroom.invocation import Invocation
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
 
 S = TypeVar("S")
+MAX_DELAY = 1e9  # Thirty years; a larger number is a mistake, and the clock cannot add it.
 
 
 class RunPort(Protocol):
@@ -66,6 +67,7 @@ class StepPort(RunPort, Protocol):
     invocation: Invocation
     attempt: int
     cancelled: bool
+    fact: Any  # what the attempt ended with; None while it runs
 
     @property
     def context(self) -> Any:
@@ -74,6 +76,9 @@ class StepPort(RunPort, Protocol):
 
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
+
+    def forked(self) -> None:
+        """Refuse everything from now on: this is a forked child, and the run is its parent's."""
 
 
 class HasGraph(Protocol):
@@ -205,10 +210,10 @@ class ContextCore(ContextBase, Generic[S]):
                 raise ContextStateError("send_event(delay=...) works only from within a step")
             port.ask(EventArrived(message, step))
             return
-        if delay is not None and not (isinstance(delay, int | float) and delay >= 0):
-            raise WorkflowRuntimeError(f"send_event(delay=...) takes seconds, 0 or more, not {delay!r}")
-        if self._step.cancelled:
-            self.check_cancelled()
+        if delay is not None and not (isinstance(delay, int | float) and 0 <= delay <= MAX_DELAY):
+            raise WorkflowRuntimeError(f"send_event(delay=...) takes seconds, from 0 to {MAX_DELAY:g}, not {delay!r}")
+        if self._step.cancelled or self._step.fact is not None:
+            self._refuse_to_act()
         self._step.tell(EventSent(self._step.invocation.number, self._step.attempt, message, step, delay))
 
     def write_event_to_stream(self, ev: Event | None) -> None:
@@ -217,20 +222,18 @@ class ContextCore(ContextBase, Generic[S]):
         Raises:
             WorkflowRuntimeError: If it is no event, or a stop event: only the end of the run ends its stream.
         """
-        step = self._within_step("write_event_to_stream")
+        step = self._within_step("write_event_to_stream()")
         if ev is None:
             return
         kind = step.graph.kind(type(ev))
         if kind is EventKind.NONE:
-            raise WorkflowRuntimeError(
-                f"write_event_to_stream() takes an event, not an instance of {type(ev).__name__}"
-            )
+            raise WorkflowRuntimeError(f"write_event_to_stream() takes an event, not {describe(ev)}")
         if kind is EventKind.STOP:
             raise WorkflowRuntimeError(
                 f"write_event_to_stream({type(ev).__name__}) would end the stream before the run; return it instead"
             )
-        if step.cancelled:
-            self.check_cancelled()
+        if step.cancelled or step.fact is not None:
+            self._refuse_to_act()
         step.tell(EventWritten(step.invocation.number, step.attempt, ev))
 
     def collect_events(
@@ -266,8 +269,10 @@ class ContextCore(ContextBase, Generic[S]):
             >>> Sum().run().result()
             3
         """
-        step = self._within_step("collect_events")
+        step = self._within_step("collect_events()")
         _check_expected(step.graph, ev, expected)
+        if buffer_id is not None and not isinstance(buffer_id, str):
+            raise WorkflowRuntimeError(f"collect_events(buffer_id=...) takes a text, not {buffer_id!r}")
         invocation = step.invocation
         return cast(
             "list[Any] | None",
@@ -280,7 +285,7 @@ class ContextCore(ContextBase, Generic[S]):
 
     def retry_info(self) -> RetryInfo:
         """Return which attempt this is and why the last one failed."""
-        return self._within_step("retry_info").invocation.retry_info
+        return self._within_step("retry_info()").invocation.retry_info
 
     @property
     def cancelled(self) -> bool:
@@ -289,7 +294,7 @@ class ContextCore(ContextBase, Generic[S]):
 
     def check_cancelled(self) -> None:
         """Raise `StepCancelled`, which unwinds the step, if its result is no longer wanted."""
-        if self._within_step("check_cancelled").cancelled:
+        if self._within_step("check_cancelled()").cancelled:
             raise StepCancelled("the run has ended or was cancelled, or the step took longer than its timeout")
 
     # -- outside -------------------------------------------------------------------------------------------------------
@@ -307,9 +312,15 @@ class ContextCore(ContextBase, Generic[S]):
 
     # -- inside help ---------------------------------------------------------------------------------------------------
 
+    def _refuse_to_act(self) -> None:
+        """Raise for a step that was cancelled, or whose context outlived it."""
+        self.check_cancelled()
+        assert self._step is not None
+        raise step_has_ended(self._step)
+
     def _within_step(self, name: str) -> StepPort:
         if self._step is None:
-            raise ContextStateError(f"ctx.{name}() works only within a step, on the context that the step was given")
+            raise ContextStateError(f"ctx.{name} works only within a step, on the context that the step was given")
         return self._step
 
 
@@ -498,10 +509,18 @@ def _owner(step: StepPort | None) -> Hashable:
     return ("task", id(task)) if task is not None else ("thread", threading.get_ident())
 
 
+def step_has_ended(step: StepPort) -> ContextStateError:
+    """Return the error for the use of a context whose step has ended."""
+    return ContextStateError(
+        f"step '{step.invocation.spec.name}' has ended, and its context with it: let the step wait for what it started,"
+        " or use handler.ctx"
+    )
+
+
 def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
     kind = graph.kind(type(event))
     if kind is EventKind.NONE:
-        raise WorkflowRuntimeError(f"send_event() takes an event, not an instance of {type(event).__name__}")
+        raise WorkflowRuntimeError(f"send_event() takes an event, not {describe(event)}")
     if kind is EventKind.STOP:
         raise WorkflowRuntimeError(
             f"send_event({type(event).__name__}) would not end the run: return the stop event from a step"
@@ -514,15 +533,14 @@ def check_sendable(graph: Graph, event: Any, step: str | None) -> None:
 
 def _check_expected(graph: Graph, event: Any, expected: Any) -> None:
     if graph.kind(type(event)) is EventKind.NONE:
-        raise WorkflowRuntimeError(f"collect_events() counts an event in, not an instance of {type(event).__name__}")
+        raise WorkflowRuntimeError(f"collect_events() counts an event in, not {describe(event)}")
     if isinstance(expected, Mapping):
         for count in expected.values():
             if type(count) is not int or count < 1:
                 raise WorkflowRuntimeError(f"collect_events() expects 1 or more of each class, not {count!r}")
     elif not isinstance(expected, list | tuple):
         raise WorkflowRuntimeError(
-            "collect_events() expects a list of event classes or {class: count}, not an instance of"
-            f" {type(expected).__name__}"
+            f"collect_events() expects a list of event classes or {{class: count}}, not {describe(expected)}"
         )
     for cls in expected:
         if not isinstance(cls, type) or graph.kind(cls) is EventKind.NONE:

@@ -277,6 +277,8 @@ def _find_kind(cls: Any) -> EventKind:
 
 def check_names(names: Collection[str] | None) -> frozenset[str]:
     """Return the checks to skip, or raise WorkflowValidationError for a name that is not one."""
+    if isinstance(names, str):
+        raise WorkflowValidationError(f"skip_graph_checks takes a list of names, not the text {names!r}")
     unknown = set(names or ()) - set(GRAPH_CHECKS)
     if unknown:
         raise WorkflowValidationError(f"unknown graph check names {sorted(unknown)}; known are {list(GRAPH_CHECKS)}")

@@ -1,7 +1,8 @@
 """The handler: what `workflow.run()` returns.
 
 The future's own lock protects its state. The supervisor's turn completes it; done-callbacks of the user's run on a
-thread of the pool, never in a turn. `_position` is written by whichever thread reads the handler's own stream.
+thread of the pool, never in a turn. `_position` and `_notes_read` are written by whichever thread reads the handler's
+own stream.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class Handler(concurrent.futures.Future[Any]):
         self._awaiting: set[asyncio.Future[None]] = set()
         self._traceback: Any = None
         self._position = log.first_offset - 1
+        self._notes_read = 0
         self.ctx = self._context_class._of_run(link)
         # A future that runs cannot be cancelled by those who merely wait for it.
         self.set_running_or_notify_cancel()
@@ -347,9 +349,13 @@ class EventStream:
             handler._link.runtime.dispatcher,
             after=handler._position if self._after is None else self._after,
             expose_internal=self._expose_internal,
+            notes_read=handler._notes_read if continues else 0,
             moved=self._move if continues else None,
             refuse=lambda: handler._refuse_to_block("iterating the stream"),
+            refuse_async=lambda: handler._refuse_within_own_step("iterating the stream"),
         )
 
-    def _move(self, offset: int) -> None:
+    def _move(self, offset: int, notes_read: int) -> None:
         self._handler._position = offset
+        if notes_read >= 0:
+            self._handler._notes_read = notes_read

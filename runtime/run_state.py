@@ -179,12 +179,14 @@ class RunState:
         """Return whether a run that goes on from this one has unfinished work to resume.
 
         Raises:
-            ContextStateError: If this run has not ended, or another went on from it.
+            ContextStateError: If this run has not ended, another went on from it, or somebody edits its state.
         """
         if self.outcome is None:
             raise ContextStateError(f"this context is in use by run '{self.run_id}', which has not ended")
         if self._successor is not None:
             raise ContextStateError(f"this context was taken over by run '{self._successor}'; use that of its handler")
+        if self.store.is_contended:
+            raise ContextStateError("this context has an edit_state() open; let it end before run(ctx=...)")
         return self.has_unfinished_work
 
     def reopen(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> RunState:
@@ -194,7 +196,7 @@ class RunState:
         bodies of the old run still tell is turned away and cannot pass for a fact of the new one.
 
         Raises:
-            ContextStateError: If this run has not ended, or another went on from it.
+            ContextStateError: If this run has not ended, another went on from it, or somebody edits its state.
         """
         unfinished = self.check_reopen()
         self._successor = run_id

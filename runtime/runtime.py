@@ -17,10 +17,11 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from greenroom.actors.base import here
 from greenroom.actors.pool import PoolDispatcher
 from greenroom.actors.root import Drain, RootSupervisor
 from greenroom.context import StepPort, current_step
-from greenroom.errors import RuntimeForkedError, RuntimeShutdownError, WorkflowRuntimeError
+from greenroom.errors import DeadlockError, RuntimeForkedError, RuntimeShutdownError, WorkflowRuntimeError
 
 if TYPE_CHECKING:
     import asyncio
@@ -75,10 +76,12 @@ class Runtime:
             own.
 
         Raises:
-            WorkflowRuntimeError: If `max_threads` is no integer above 0.
+            WorkflowRuntimeError: If `max_threads` is no integer above 0, or `loop` no event loop.
         """
         if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
             raise WorkflowRuntimeError(f"Runtime(max_threads=...) takes an integer, 1 or more, not {max_threads!r}")
+        if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
+            raise WorkflowRuntimeError(f"Runtime(loop=...) takes an asyncio event loop, not {loop!r}")
         self._begin(PoolDispatcher(max_threads, loop))
 
     def _begin(self, dispatcher: Dispatcher) -> None:
@@ -87,6 +90,8 @@ class Runtime:
         self.root = RootSupervisor.start(dispatcher, self.runs)
         self.draining = False
         self._process = os.getpid()
+        # Protects the end of the dispatcher. Reentrant: a signal handler may shut down what the main thread shuts down.
+        self._closing = threading.RLock()
         self._id_prefix = secrets.token_hex(6)
         self._id_numbers = itertools.count(1)
         self._tokens: list[Token[Runtime | None]] = []
@@ -101,7 +106,11 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _current.reset(self._tokens.pop())
-        self.shutdown(timeout=None if kind is None else 0.0)
+        try:
+            self.shutdown(timeout=None if kind is None else 0.0)
+        except DeadlockError:
+            self.shutdown(timeout=0.0)
+            raise
 
     def shutdown(self, timeout: float | None = None) -> None:
         """End the runtime. Runs that are at work may finish; then all threads end that can be ended.
@@ -109,10 +118,15 @@ class Runtime:
         Args:
             timeout: Seconds that runs at work may take at most; then they are cancelled. None waits as long as it
             takes.
+
+        Raises:
+            DeadlockError: If it would wait for as long as it takes on a thread that the runs need.
         """
         self.check_process()
         if self.dispatcher.closed:
             return
+        if timeout is None:
+            self._refuse_to_block()
         error = RuntimeShutdownError("the runtime was shut down before the run had ended")
         try:
             # In this order: a run that begins enters `runs` before it looks at `draining`, and one that ends leaves
@@ -133,7 +147,7 @@ class Runtime:
         if not finished:
             self._end_all(error)
         else:
-            self.dispatcher.shutdown(JOIN_SECONDS)
+            self._close(JOIN_SECONDS)
 
     def check_usable(self) -> None:
         """Raise if no run can begin here: after the shutdown, or in a forked child.
@@ -148,8 +162,24 @@ class Runtime:
         """Raise RuntimeForkedError in a forked child, where the runtime's threads do not exist."""
         if self._process != os.getpid():
             raise RuntimeForkedError(
-                f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: start"
-                " the run in the child, whose default runtime is its own"
+                f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: build"
+                " the workflow anew and run it in the child, whose default runtime is its own"
+            )
+
+    def _refuse_to_block(self) -> None:
+        step = current_step.get(None)
+        if step is not None and self._is_at_work(step):
+            raise DeadlockError(
+                f"shutdown() within step '{step.invocation.spec.name}' would wait for its own run '{step.run_id}' for"
+                " ever: shut the runtime down from outside, or with a timeout"
+            )
+        if self.dispatcher.on_loop_thread() and any(
+            handler.ctx._port.graph.has_async_steps and handler.ctx.running_steps()
+            for handler in list(self.runs.values())
+        ):
+            raise DeadlockError(
+                "shutdown() would block the event loop that the runs need: await their handlers before the end of the"
+                " block, or shut down with a timeout"
             )
 
     def _is_at_work(self, step: StepPort | None) -> bool:
@@ -162,7 +192,12 @@ class Runtime:
     def _end_all(self, error: RuntimeShutdownError) -> None:
         for handler in list(self.runs.values()):
             handler.end(error)
-        self.dispatcher.shutdown(EXIT_SECONDS)
+        self._close(EXIT_SECONDS)
+
+    def _close(self, seconds: float) -> None:
+        with self._closing:
+            if not self.dispatcher.closed:
+                self.dispatcher.shutdown(seconds)
 
 
 def default_runtime() -> Runtime:
@@ -206,6 +241,12 @@ def _after_fork_in_child() -> None:
     # Another thread of the parent may have held the lock at the fork.
     _default_lock = threading.Lock()
     _default = None
+    # The thread that forked goes on in the child: no longer in a block of the parent's, nor as a worker of its pool.
+    _current.set(None)
+    here.lane = here.actor = None
+    step = current_step.get(None)
+    if step is not None:
+        step.forked()
 
 
 atexit.register(_at_exit)

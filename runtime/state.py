@@ -261,7 +261,7 @@ def _deep_copied(state: BaseModel) -> BaseModel:
     draft = state.model_copy()
     fields = type(state).model_fields
     # Into the copy's own dicts, not by setattr: a copy is no assignment, which validators and frozen fields would mind.
-    for values in (draft.__dict__, draft.__pydantic_extra__ or {}, draft.__pydantic_private__ or {}):
+    for values in (vars(draft), draft.__pydantic_extra__ or {}, draft.__pydantic_private__ or {}):
         for name, value in values.items():
             if name not in fields or not fields[name].exclude:
                 values[name] = _deep(value, memo)

@@ -21,7 +21,7 @@ from greenroom.events import Event
 if TYPE_CHECKING:
     from greenroom.retry import RetryPolicy
 
-__all__ = ["ContextBase", "StepOptions", "StepSpec", "step", "step_options"]
+__all__ = ["ContextBase", "StepOptions", "StepSpec", "describe", "step", "step_options"]
 
 GRAPH_CHECKS = ("reachability", "terminal_event", "dead_end")
 STEP_GRAPH_CHECKS = ("reachability", "dead_end")
@@ -82,7 +82,13 @@ class StepSpec:
                 return
         elif type(value) in self.returns or isinstance(value, self.returns):
             return
-        got = "None" if value is None else f"{_describe(value)}"
+        if inspect.iscoroutine(value):
+            value.close()
+            raise WorkflowRuntimeError(
+                f"step '{self.name}' returned a coroutine: it is a plain def that calls an async function; make the"
+                " step `async def` and await it"
+            )
+        got = "None" if value is None else describe(value)
         declared = " | ".join([cls.__name__ for cls in self.returns] + ["None"] * self.returns_none)
         fix = "add it to the return annotation" if value is None or isinstance(value, Event) else "return an event"
         raise WorkflowRuntimeError(
@@ -160,7 +166,7 @@ def _decorate(
     frame: types.FrameType,
 ) -> Any:
     if not inspect.isfunction(function):
-        raise WorkflowValidationError(f"@step decorates functions and methods, not {_describe(function)}")
+        raise WorkflowValidationError(f"@step decorates functions and methods, not {describe(function)}")
     name = function.__qualname__
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
         raise WorkflowValidationError(f"@step on '{name}': num_workers must be an integer greater than 0")
@@ -347,7 +353,8 @@ def _is_free(function: Any) -> bool:
     return bool(parent == "" or parent.endswith("<locals>"))
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """Say what a value is that should have been another, such as `an instance of int` or `the class Draft`."""
     return f"an instance of {type(value).__name__}" if not isinstance(value, type) else f"the class {value.__name__}"
 
 

@@ -25,7 +25,7 @@ from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
-from greenroom.steps import read_step, step_options
+from greenroom.steps import describe, read_step, step_options
 from greenroom.verbose import print_progress
 
 __all__ = ["Workflow"]
@@ -113,7 +113,7 @@ class Workflow:
         Raises:
             WorkflowValidationError: If it is not decorated, or the class has a step of that name.
         """
-        if cls is Workflow:
+        if "_handler_class" in cls.__dict__:  # Workflow, or that of greenroom.aio
             raise WorkflowValidationError("subclass Workflow, and add steps to the subclass")
         if step_options(func) is None:
             raise WorkflowValidationError(f"{func!r} is not a step; decorate it with @step(workflow={cls.__name__})")
@@ -228,6 +228,7 @@ class Workflow:
                 ctx._port = link
         supervisor.watch(runtime.root)
         if self._verbose:
+            supervisor.exposed = True
             runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
         if self._num_concurrent_runs is None:
             supervisor.actor_ref.tell(beginning)
@@ -241,7 +242,7 @@ class Workflow:
         if ctx is None:
             return False
         if not isinstance(ctx, ContextCore):
-            raise ContextStateError(f"run(ctx=...) takes a Context, not an instance of {type(ctx).__name__}")
+            raise ContextStateError(f"run(ctx=...) takes a Context, not {describe(ctx)}")
         if ctx._step is not None:
             raise ContextStateError(
                 "run(ctx=...) takes the context of a run that has ended, not that of a step at work"
@@ -273,8 +274,8 @@ class Workflow:
                 ) from error
         if not isinstance(start_event, expected):
             raise WorkflowRuntimeError(
-                f"{self._graph.name} begins with {expected.__name__}; run(start_event=...) was given an instance of"
-                f" {type(start_event).__name__}"
+                f"{self._graph.name} begins with {expected.__name__}; run(start_event=...) was given"
+                f" {describe(start_event)}"
             )
         if kwargs:
             raise WorkflowRuntimeError(
@@ -306,11 +307,27 @@ def _find_steps(cls: type) -> dict[str, tuple[Any, bool]]:
     return found
 
 
+def _unbound_steps(cls: type) -> list[tuple[str, str]]:
+    """Return the steps that are static or class methods, by name, with what they are."""
+    attributes = {name: attribute for base in reversed(cls.__mro__) for name, attribute in vars(base).items()}
+    return [
+        (name, type(attribute).__name__)
+        for name, attribute in attributes.items()
+        if isinstance(attribute, staticmethod | classmethod) and step_options(attribute.__func__) is not None
+    ]
+
+
 def _graph_of(cls: type[Workflow]) -> Graph:
     """Read a class's graph, once for each set of steps."""
     version, graph = cls.__dict__.get("_read_graph", (None, None))
     if graph is None or version != Workflow._version:
-        specs, faults = [], []
+        specs, faults = (
+            [],
+            [
+                f"step '{name}' is a {kind}; make it a method, or a free function with @step(workflow={cls.__name__})"
+                for name, kind in _unbound_steps(cls)
+            ],
+        )
         for function, in_workflow in _find_steps(cls).values():
             try:
                 specs.append(read_step(function, in_workflow=in_workflow, owner=cls))
@@ -332,7 +349,7 @@ def _check_options(name: str, timeout: Any, num_concurrent_runs: Any, runtime: A
     ):
         faults.append(f"num_concurrent_runs must be an integer greater than 0, or None, not {num_concurrent_runs!r}")
     if runtime is not None and not isinstance(runtime, Runtime):
-        faults.append(f"runtime must be a Runtime, not an instance of {type(runtime).__name__}")
+        faults.append(f"runtime must be a Runtime, not {describe(runtime)}")
     if on_stuck not in ("fail", "wait"):
         faults.append(f"on_stuck must be 'fail' or 'wait', not {on_stuck!r}")
     if faults:

@@ -326,7 +326,9 @@ def test_offsets_of_a_stream_that_goes_on_begin_where_it_was():
     ref.tell(Published([], [Tick(n=n) for n in range(5, 8)], True))
     manual.run_all()
     moved = []
-    read = Subscription(log, ref, manual, after=-1, expose_internal=False, moved=moved.append)
-    assert [event.n for event in read] == [5, 6, 7]
+    place = Subscription(
+        log, ref, manual, after=-1, expose_internal=False, moved=lambda offset, note: moved.append(offset)
+    )
+    assert [event.n for event in place] == [5, 6, 7]
     assert moved == [5, 6, 7]
     assert [event.n for event in Subscription(log, ref, manual, after=6, expose_internal=False)] == [7]

@@ -20,6 +20,7 @@ import pytest
 from examples.invoices.__main__ import main
 from examples.invoices.parsing import Invoice, Rejection, read_invoice
 from examples.invoices.report import make_report, summary
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 25.0
@@ -332,6 +333,12 @@ def terminal(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], 
         os.close(person)
 
 
+def reads_a_line(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the program's main thread waits for a key: in read, poll, select or pselect6."""
+    call = Path(f"/proc/{process.pid}/syscall").read_text().split()[0]
+    return call in {"0", "7", "23", "270"} if os.uname().machine == "x86_64" else call != "running"
+
+
 def read_until(person: int, end: str | None) -> str:
     """Read the screen up to some text, or with None until the program has left the terminal."""
     seen, deadline = b"", time.monotonic() + TIME_LIMIT
@@ -381,6 +388,9 @@ def test_ctrl_c_at_the_question_ends_with_130_and_a_message(tmp_path: Path) -> N
     """An interrupt while the person is asked leaves no report and no traceback."""
     with terminal("--output", tmp_path) as (process, person):
         read_until(person, "Enter = hold) ")
+        # Between showing the prompt and reading the answer Python looks for no signal: one that came there would have
+        # to be sent again.
+        assert wait_until(lambda: reads_a_line(process), TIME_LIMIT)
         process.send_signal(signal.SIGINT)
         rest = read_until(person, None)
         assert process.wait(TIME_LIMIT) == 130

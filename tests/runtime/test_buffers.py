@@ -118,6 +118,22 @@ def test_another_expectation_counts_what_is_there_anew() -> None:
     assert buffer.take_complete([Left]) is None
 
 
+def test_the_order_of_a_batch_is_that_of_the_call_that_completes_it() -> None:
+    """Two mappings that are equal may have their keys in another order."""
+    buffer = CollectBuffer()
+    assert buffer.add(Left(n=1), {Left: 1, Right: 1}) is None
+    assert buffer.add(Right(n=2), {Right: 1, Left: 1}) == [Right(n=2), Left(n=1)]
+
+
+def test_surplus_of_an_earlier_expectation_is_not_handed_again() -> None:
+    """Counting anew forgets what was surplus before."""
+    buffer = CollectBuffer()
+    fill(buffer, [Left(n=1), Left(n=2)], [Left, Right])
+    assert buffer.take_complete([Left, Left]) == [Left(n=1), Left(n=2)]
+    assert buffer.add(Left(n=3), [Left, Left]) is None
+    assert buffer.lacks == {Left: 1}
+
+
 def test_a_mapping_that_its_owner_changes_is_taken_as_it_is_at_each_call() -> None:
     """The collection keeps a copy of what was expected, not the caller's own object."""
     buffer = CollectBuffer()
@@ -151,6 +167,9 @@ def test_kept_events_count_once_it_is_known_what_is_expected() -> None:
     assert buffer.events == [Left(n=1)]
     assert buffer.lacks == {}
     assert buffer.add(Left(n=2), [Left, Left]) == [Left(n=1), Left(n=2)]
+    buffer.add(Left(n=3), [Left, Left])
+    buffer.keep(Left(n=4))
+    assert buffer.take_complete([Left, Left]) == [Left(n=3), Left(n=4)]
 
 
 def naive_batch(waiting: list[Base], expected: Sequence[type[Event]]) -> list[Base] | None:

@@ -442,7 +442,11 @@ def test_facts_of_an_attempt_that_was_given_up_are_buried_or_refused() -> None:
     assert play.published == []
     play.advance(2.0)
     play.fail(late, ValueError())
+    play.send(late, Right(n=4))
+    with pytest.raises(StepCancelled):
+        play.collect(late, [Left])
     assert names(play) == ["begin", "work"]
+    assert play.letters[-1] == (Right(n=4), "it was sent by an attempt that had been given up")
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -500,7 +504,11 @@ def test_the_clock_of_a_run_stands_still_while_nothing_is_at_work() -> None:
     assert play.timers == {}
     play.advance(1000.0)
     play.arrive(Reply())
-    play.advance(3.9)
+    play.advance(3.0)
+    play.finish("hear")
+    play.advance(1000.0)
+    play.arrive(Reply())
+    play.advance(0.9)
     assert play.outcome is None
     play.advance(0.1)
     assert play.outcome is not None
@@ -824,6 +832,29 @@ def test_a_run_that_was_cancelled_before_it_began_begins_when_resumed() -> None:
     assert again.running() == [("begin", StartEvent(topic="x"))]
 
 
+def test_a_start_event_that_comes_after_another_run_went_on_is_a_dead_letter() -> None:
+    """Nobody would resume it any more."""
+    play = Play(START)
+    play.apply(CancelAsked())
+    play.state.reopen("run-2", None, "fail")
+    play.start(StartEvent())
+    assert play.letters == [(StartEvent(), "the run ended before it began")]
+
+
+def test_what_a_resumed_run_delivers_does_not_take_the_place_of_what_it_resumes() -> None:
+    """Invocations and delays go on counting."""
+    play = begun(make_spec("work", Left))
+    play.send("begin", Left(n=1))
+    play.send("begin", Left(n=2), delay=5.0)
+    play.apply(CancelAsked())
+    again = resumed(play)
+    again.send("begin", Left(n=3))
+    again.send("begin", Left(n=4), delay=5.0)
+    assert len({start.invocation.number for start in again.in_flight}) == 3
+    again.advance(5.0)
+    assert numbers(again) == [1, 3, 2, 4]
+
+
 def test_a_run_that_failed_before_it_began_accounts_for_its_start_event() -> None:
     """There is nothing to resume: the event is a dead letter."""
     play = Play(START)
@@ -858,6 +889,17 @@ def test_a_run_goes_on_from_an_ended_run_once() -> None:
     play.state.reopen("run-2", None, "fail")
     with pytest.raises(ContextStateError, match=r"run 'run-2'"):
         play.state.reopen("run-3", None, "fail")
+
+
+def test_no_run_goes_on_while_somebody_edits_the_state() -> None:
+    """The edit could not be committed any more, and the new run would wait for it for ever."""
+    play = begun()
+    play.apply(CancelAsked())
+    call(play, "begin_edit", owner="outside", asker="edit")
+    with pytest.raises(ContextStateError, match=r"edit_state\(\) open"):
+        play.state.reopen("run-2", None, "fail")
+    call(play, "abort_edit", owner="outside", asker="abort")
+    assert play.state.reopen("run-2", None, "fail").has_unfinished_work
 
 
 def test_the_time_at_work_of_a_resumed_run_begins_anew() -> None:
