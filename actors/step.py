@@ -89,6 +89,20 @@ def _binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[_Body], A
     return lambda body: function(**{context: body.context, event: body.invocation.event})
 
 
+def _let_go(error: BaseException) -> None:
+    """Let go of what the frames hold that led to an error and to those behind it. They keep their line numbers."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            traceback.clear_frames(current.__traceback__)
+            pending += [current.__cause__, current.__context__]
+            if isinstance(current, BaseExceptionGroup):
+                pending += current.exceptions
+
+
 class _Body:
     """One attempt at an invocation of a `def` step. It is also the port of the context that the step is given."""
 
@@ -153,6 +167,10 @@ class _Body:
         return result
 
     def _note_failure(self, error: BaseException) -> None:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals is globals():
+            trace = trace.tb_next  # The frames of this module come first, and tell the user nothing.
+        error.__traceback__ = trace
         if isinstance(error, StepCancelled | asyncio.CancelledError):
             if self.cancelled:
                 return
@@ -162,8 +180,7 @@ class _Body:
             )
             wrapped.__cause__ = error
             error = wrapped
-        # The frames keep their line numbers for the traceback, and let go of everything else they hold.
-        traceback.clear_frames(error.__traceback__)
+        _let_go(error)
         self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
 
     def forked(self) -> None:

@@ -11,7 +11,9 @@ import threading
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, cast
+
+from typing_extensions import TypeVar
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
 
-S = TypeVar("S")
+# A bare `Context` is one of any state: another step of the workflow may have named the model.
+S = TypeVar("S", default=Any)
 MAX_DELAY = 1e9  # Thirty years; a larger number is a mistake, and the clock cannot add it.
 
 

@@ -1,0 +1,27 @@
+"""The first example of the README runs and prints what its comment says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_first_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first code block of the README, run as it stands, prints the value in the comment of its last line."""
+    (code, *_) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    shown = code.rstrip().splitlines()[-1].partition("  # ")[2]
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert shown
+    assert capsys.readouterr().out.strip() == shown
+
+
+def test_its_commands_are_targets_of_the_makefile() -> None:
+    """The two commands that the README gives are targets of the Makefile."""
+    commands = re.findall(r"^    make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert commands == ["run", "test"]
+    assert set(commands) <= set(targets)
