@@ -397,10 +397,12 @@ class PoolDispatcher:
         with self._lock:
             if not self._can_take_body():
                 return None
-            if self._unlimited:
-                body = self._unlimited.popleft()
-            else:
-                body = self._bodies.popleft()
+            try:
+                limited = not self._unlimited
+                body = (self._bodies if limited else self._unlimited).popleft()
+            except IndexError:
+                return None  # A worker that goes from body to body takes them without the lock, and was quicker.
+            if limited:
                 self._running += 1
                 lane.in_limited_body = True
             self._awake -= 1

@@ -6,6 +6,7 @@ import contextvars
 import logging
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 
 import pytest
@@ -895,3 +896,32 @@ def test_more_bodies_than_max_threads_shrink_back_to_the_limit(sleepers):
             assert body.reported.wait(SOON)
         assert sleepers.most == 1
         assert at_rest(pool)
+
+
+class Overrated(deque):
+    """Says once that it holds something, though another thread has just taken it."""
+
+    lies = 1
+
+    def __bool__(self):
+        if not len(self) and self.lies:
+            self.lies -= 1
+            return True
+        return len(self) > 0
+
+
+@pytest.mark.parametrize("which", ["_bodies", "_unlimited"])
+def test_a_worker_outlives_a_body_that_another_takes_from_under_it(which):
+    """A worker that goes from body to body takes them without the lock: who looked before may find nothing."""
+    with running(2) as pool:
+        queue = Overrated()
+        queue.lies = 3
+        setattr(pool, which, queue)
+        _, ref = echo(pool)
+        assert ref.ask("x", timeout=SOON) == "x"
+        assert wait_until(lambda: not queue.lies)
+        body = Body()
+        pool.execute(body)
+        assert body.reported.wait(SOON)
+        assert at_rest(pool)
+        assert pool._names <= 2
