@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextvars import Context as Variables
 from typing import Any, NamedTuple, Protocol
 
+from pykka._envelope import Envelope
+
 from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher, Timer
 from greenroom.actors.parking import Parking
@@ -147,7 +149,8 @@ class RunSupervisor(PooledActor):
         elif type(message) is ExposeInternal:
             self.exposed = True
             self._flush()
-            reply.set(None)
+            # The reader may look when the stream has what is told to it here, and not before.
+            self.stream.actor.put(Envelope(message, reply_to=reply))
         else:
             message.asker = reply
             self.on_receive(message)
