@@ -46,7 +46,7 @@ def registry_for(graph: Graph) -> TypeRegistry:
 
 
 def take_document(state: RunState, now: float) -> dict[str, Any]:
-    """Return the document of a run. It shares the run's events: encode it before anything changes them.
+    """Return the document of a run. It shares what the run holds: encode it before the next fact.
 
     Args:
         state: The run, between two facts.
