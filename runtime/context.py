@@ -453,14 +453,15 @@ class ContextCore(ContextBase, Generic[S]):
         """
         graph = _graph_of(workflow, "Context.restore(...)")
         registry = registry_for(graph)
-        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, load_snapshot(data, registry), registry))))
+        document = load_snapshot(graph, data, registry)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry))))
 
     @classmethod
     def from_dict(cls, workflow: HasGraph, data: Mapping[str, Any]) -> Self:
         """Return the context of a run that was put away by `to_dict`; see `restore`."""
         graph = _graph_of(workflow, "Context.from_dict(...)")
         registry = registry_for(graph)
-        document = document_from_dict(data, registry)
+        document = document_from_dict(graph, data, registry)
         return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry))))
 
     def _take(self, encode: Callable[[dict[str, Any], TypeRegistry], Any]) -> Any:
