@@ -110,6 +110,7 @@ class Handler(concurrent.futures.Future[Any]):
         self._link = link
         self._log = log
         self._stream = stream
+        self._origin = link.run_id
         self._outcome: Outcome | None = None
         self._is_watched = False  # whether anybody has asked for the outcome or reads the stream
         self._awaiting: set[asyncio.Future[None]] = set()
@@ -310,6 +311,11 @@ class Handler(concurrent.futures.Future[Any]):
 
     # -- within the engine ---------------------------------------------------------------------------------------------
 
+    def enter(self, origin: str) -> None:
+        """Be found by the runtime as the one that asks what begins with `origin`, until the run ends."""
+        self._origin = origin
+        self._link.runtime.askers[origin] = self
+
     def finish(self, outcome: Outcome) -> None:
         """Take the outcome. Called by the supervisor, in its turn."""
         if self._outcome is not None:
@@ -317,6 +323,8 @@ class Handler(concurrent.futures.Future[Any]):
         self._outcome = outcome
         runtime = self._link.runtime
         runtime.runs.pop(self.run_id, None)
+        if runtime.askers.get(self._origin) is self:
+            runtime.askers.pop(self._origin, None)
         if outcome.error is None:
             self.set_result(outcome.result)
         else:
