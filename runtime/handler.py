@@ -314,7 +314,7 @@ class Handler(concurrent.futures.Future[Any]):
     def enter(self, origin: str) -> None:
         """Be found by the runtime as the one that asks what begins with `origin`, until the run ends."""
         self._origin = origin
-        self._link.runtime.askers[origin] = self
+        self._link.runtime.askers[origin] = self  # pyright: ignore[reportArgumentType]  # Self is a Handler
 
     def finish(self, outcome: Outcome) -> None:
         """Take the outcome. Called by the supervisor, in its turn."""

@@ -32,7 +32,9 @@ from greenroom import (
     step,
 )
 from greenroom.errors import ContextSerdeError, ContextStateError
+from greenroom.facts import Inspect
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
+from greenroom.snapshot import take_document
 from greenroom.testing import SeededRuntime
 
 SOON = 0.5  # Virtual seconds that the steps of a schedule may take on top of a delay.
@@ -376,12 +378,12 @@ def test_equal_moments_give_equal_bytes() -> None:
 
 
 def test_a_document_does_not_change_while_the_run_goes_on() -> None:
-    """It is encoded by the thread that asked for it, while steps go on doing things once and collecting."""
+    """It is of one moment, though steps go on doing things once and collecting before somebody encodes it."""
     workflow = Logs()
     with SeededRuntime(1) as runtime:
         handler = workflow.run()
         runtime.run_until_idle()
-        document, _ = handler.ctx._take_document()
+        document = handler.ctx._port.ask(Inspect(lambda state: take_document(state, runtime.now())))
         before = repr(document["invocations"])
         handler.send_event(Go())
         runtime.run_until_idle()
