@@ -221,6 +221,9 @@ class PoolDispatcher:
     def drive(self, waitable: Waitable) -> None:
         """The workers do it."""
 
+    def checkpoint(self) -> None:
+        """Bodies run side by side."""
+
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def now(self) -> float:
@@ -372,9 +375,12 @@ class PoolDispatcher:
     def _stand_by(self) -> Any:
         """Wait at the inlet; return what came, None to look again, or LEAVE: then this worker counts no more."""
         with self._lock:
-            if self._can_take_body():
-                return None
+            # First no longer awake, then the look for bodies: whoever brings one does it without the lock, in the
+            # opposite order, so that one of the two sees the other.
             self._awake -= 1
+            if self._can_take_body():
+                self._awake += 1
+                return None
             self._idle += 1
         while True:
             try:

@@ -14,15 +14,15 @@ import os
 import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
+from greenroom.actors.parking import Parking
 from greenroom.actors.stream import await_reply
 from greenroom.context import AsyncContext, Context, ContextCore, current_step, step_has_ended
-from greenroom.errors import RuntimeForkedError, StepCancelled, WorkflowRuntimeError
-from greenroom.facts import CancelInvocation, Failed, Finished, StartInvocation
+from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
+from greenroom.facts import CancelInvocation, Failed, Finished, PassivateAsked, StartInvocation, WaitAsked
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.steps import StepSpec
@@ -45,6 +45,7 @@ class StepActor(PooledActor):
         graph: Graph,
         run_id: str,
         variables: Variables,
+        parking: Parking,
     ) -> None:
         """Make the actor.
 
@@ -56,6 +57,7 @@ class StepActor(PooledActor):
             graph: The workflow's graph.
             run_id: The run's id.
             variables: The context variables of whoever called `run()`.
+            parking: Where bodies that wait are counted.
         """
         super().__init__(dispatcher)
         self.supervisor = supervisor
@@ -64,6 +66,7 @@ class StepActor(PooledActor):
         self.run_id = run_id
         self.label = f"{run_id}/{spec.name}"
         self.variables = variables
+        self.parking = parking
         self.call = _binder(spec, function)
         self.in_flight: dict[tuple[int, int], _Body] = {}
         self._execute = dispatcher.execute_async if spec.is_async else dispatcher.execute
@@ -109,6 +112,7 @@ class _Body:
     __slots__ = (
         "_actor",
         "_context",
+        "_names",
         "attempt",
         "cancelled",
         "fact",
@@ -121,6 +125,7 @@ class _Body:
     def __init__(self, actor: StepActor, invocation: Invocation, attempt: int) -> None:
         self._actor = actor
         self._context: Any = None
+        self._names: dict[str, int] | None = None
         self.label = actor.label
         self.supervisor = actor.supervisor
         self.invocation = invocation
@@ -167,6 +172,8 @@ class _Body:
         return result
 
     def _note_failure(self, error: BaseException) -> None:
+        if isinstance(error, StepPassivated):
+            return  # The next attempt goes on from here.
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_globals is globals():
             trace = trace.tb_next  # The frames of this module come first, and tell the user nothing.
@@ -181,7 +188,7 @@ class _Body:
             wrapped.__cause__ = error
             error = wrapped
         _let_go(error)
-        self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
+        self.fact = Failed(self.invocation.number, self.attempt, error, self._actor.dispatcher.wall_time())
 
     def forked(self) -> None:
         """Refuse everything from now on: this is a forked child, and the run is its parent's."""
@@ -204,9 +211,17 @@ class _Body:
         """Whether the run is going on: it is, or its step would have been cancelled."""
         return not self.cancelled
 
+    def now(self) -> float:
+        """Return the time of the run's clock, in seconds."""
+        return self._actor.dispatcher.now()
+
     def running_steps(self) -> list[str]:
         """A step does not look at the others."""
         raise WorkflowRuntimeError("running_steps() is for handler.ctx")
+
+    def checkpoint(self) -> None:
+        """Let others go on, where bodies are given turns."""
+        self._actor.dispatcher.checkpoint()
 
     def tell(self, fact: Any) -> None:
         """Hand a fact to the supervisor."""
@@ -217,6 +232,25 @@ class _Body:
         if self.fact is not None and not self.cancelled:
             raise step_has_ended(self)
         return self.supervisor.ask(fact)
+
+    def wait(self, fact: WaitAsked) -> Any:
+        """Hand a wait to the supervisor and block for its end, as one of those that are parked."""
+        with self._actor.parking.parked(self):
+            return self.ask(fact)
+
+    async def wait_async(self, fact: WaitAsked) -> Any:
+        """Hand a wait to the supervisor and await its end. A coroutine that waits costs no thread."""
+        return await self.ask_async(fact)
+
+    def nth(self, name: str) -> int:
+        """Return how often this attempt has asked for this name before."""
+        names = self._names = self._names if self._names is not None else {}
+        names[name] = names.get(name, -1) + 1
+        return names[name]
+
+    def passivate(self) -> None:
+        """Have the body unwound, so that its thread is free. Called by the parking."""
+        self.supervisor.tell_control(PassivateAsked(self.invocation.number, self.attempt))
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand a fact to the supervisor and await its answer."""

@@ -79,10 +79,15 @@ class StreamActor(PooledActor):
             log.ended = True
         self._grown = True
 
-    def on_ask(self, message: MoreAsked, reply: Reply) -> None:
-        """Answer a reader now if there is more than it has read, else when there is."""
+    def on_ask(self, message: Any, reply: Reply) -> None:
+        """Answer a reader now if there is more than it has read, else when there is; any other ask at once."""
         log = self._log
-        if log.ended or len(log.events) > message.events or (message.notes >= 0 and len(log.notes) > message.notes):
+        if (
+            type(message) is not MoreAsked
+            or log.ended
+            or len(log.events) > message.events
+            or (message.notes >= 0 and len(log.notes) > message.notes)
+        ):
             reply.set(None)
         else:
             self._waiting.append(weakref.ref(reply))

@@ -10,14 +10,18 @@ from collections.abc import Callable
 from contextvars import Context as Variables
 from typing import Any, NamedTuple, Protocol
 
+from pykka._envelope import Envelope
+
 from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher, Timer
+from greenroom.actors.parking import Parking
 from greenroom.actors.step import StepActor
 from greenroom.actors.stream import Published, StreamActor, StreamLog
 from greenroom.errors import GreenroomError, WorkflowRuntimeError
 from greenroom.events import Event
 from greenroom.facts import (
     Answer,
+    AskPerson,
     BecameQuiet,
     CancelInvocation,
     CollectAsked,
@@ -29,6 +33,7 @@ from greenroom.facts import (
     Fact,
     Finish,
     Finished,
+    Inspect,
     Outcome,
     Publish,
     RunResumed,
@@ -37,10 +42,12 @@ from greenroom.facts import (
     StartInvocation,
     TimerFired,
     TimerKey,
+    WaitAsked,
 )
 from greenroom.run_state import RunState, failed_outcome
+from greenroom.waits import OpenInput
 
-__all__ = ["ExposeInternal", "Inspect", "RunSupervisor", "TimerDue"]
+__all__ = ["ExposeInternal", "RunSupervisor", "TimerDue"]
 
 
 class TimerDue(NamedTuple):
@@ -48,12 +55,6 @@ class TimerDue(NamedTuple):
 
     key: TimerKey
     serial: int
-
-
-class Inspect(NamedTuple):
-    """Asks for something that a function of ours reads off the state."""
-
-    read: Callable[[RunState], Any]
 
 
 class ExposeInternal(NamedTuple):
@@ -65,6 +66,9 @@ class Finisher(Protocol):
 
     def finish(self, outcome: Outcome) -> None:
         """Take the outcome."""
+
+    def on_question(self, question: OpenInput) -> None:
+        """Take note of a question to a person."""
 
 
 class RunSupervisor(PooledActor):
@@ -84,6 +88,7 @@ class RunSupervisor(PooledActor):
         state: RunState,
         functions: Callable[[str], Callable[..., Any]],
         variables: Variables,
+        parking: Parking,
     ) -> None:
         """Make the actor; the run begins when it is told `RunStarted` or `RunResumed`.
 
@@ -92,6 +97,7 @@ class RunSupervisor(PooledActor):
             state: The run.
             functions: Returns the function of a step by its name, bound to the workflow.
             variables: The context variables of whoever called `run()`.
+            parking: Where bodies that wait are counted.
         """
         super().__init__(dispatcher)
         self.log = StreamLog(state.published)
@@ -100,6 +106,7 @@ class RunSupervisor(PooledActor):
         self._state = state
         self._functions = functions
         self._variables = variables
+        self._parking = parking
         self.finisher: Finisher | None = None
         self._steps: dict[str, Ref] = {}
         self._timers: dict[TimerKey, tuple[int, Timer]] = {}
@@ -142,14 +149,15 @@ class RunSupervisor(PooledActor):
         elif type(message) is ExposeInternal:
             self.exposed = True
             self._flush()
-            reply.set(None)
+            # The reader may look when the stream has what is told to it here, and not before.
+            self.stream.actor.put(Envelope(message, reply_to=reply))
         else:
             message.asker = reply
             self.on_receive(message)
 
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""
-        if not self._state.invocations and self._begun and not self._run_ended and self.empty():
+        if len(self._state.invocations) == self._state.parked and self._begun and not self._run_ended and self.empty():
             self._apply(BecameQuiet())
         if self._published or (self.exposed and self._state.notes):
             self._flush()
@@ -191,6 +199,7 @@ class RunSupervisor(PooledActor):
             state.graph,
             state.run_id,
             self._variables,
+            self._parking,
         )
         actor.watch(self.actor_ref)
         return actor.actor_ref
@@ -200,6 +209,10 @@ class RunSupervisor(PooledActor):
 
     def _publish(self, effect: Publish) -> None:
         self._published.append(effect.event)
+
+    def _ask_person(self, effect: AskPerson) -> None:
+        if self.finisher is not None:
+            self.finisher.on_question(effect.question)
 
     def _set_timer(self, effect: SetTimer) -> None:
         self._drop_timer(DropTimer(effect.key))
@@ -252,6 +265,7 @@ _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
     StartInvocation: RunSupervisor._start_invocation,
     CancelInvocation: RunSupervisor._cancel_invocation,
     Publish: RunSupervisor._publish,
+    AskPerson: RunSupervisor._ask_person,
     SetTimer: RunSupervisor._set_timer,
     DropTimer: RunSupervisor._drop_timer,
     Answer: RunSupervisor._answer,
@@ -260,7 +274,7 @@ _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
 
 
 # Most messages are these: they need no second look.
-_FACTS_AT_WORK = frozenset({Finished, EventSent, EventWritten, CollectAsked})
+_FACTS_AT_WORK = frozenset({Finished, EventSent, EventWritten, CollectAsked, WaitAsked})
 
 
 def _engine_failure(ref: Ref, reason: BaseException) -> GreenroomError:

@@ -8,10 +8,15 @@ from greenroom.errors import (
     ContextStateError,
     DeadlockError,
     GreenroomError,
+    InputAnsweredError,
+    InputError,
+    InputExpiredError,
+    InvalidResponseError,
     RuntimeForkedError,
     RuntimeShutdownError,
     StepCancelled,
     StepTimeoutError,
+    UnknownInputError,
     WorkflowCancelledByUser,
     WorkflowConfigurationError,
     WorkflowRuntimeError,
@@ -36,6 +41,7 @@ from greenroom.events import (
 )
 from greenroom.facts import DeadLetter
 from greenroom.handler import Handler
+from greenroom.inputs import PendingInput
 from greenroom.runtime import Runtime
 from greenroom.state import DictState
 from greenroom.steps import step
@@ -52,7 +58,12 @@ __all__ = [
     "GreenroomError",
     "Handler",
     "HumanResponseEvent",
+    "InputAnsweredError",
+    "InputError",
+    "InputExpiredError",
     "InputRequiredEvent",
+    "InvalidResponseError",
+    "PendingInput",
     "Runtime",
     "RuntimeForkedError",
     "RuntimeShutdownError",
@@ -64,6 +75,7 @@ __all__ = [
     "StepTimeoutError",
     "StopEvent",
     "UnhandledEvent",
+    "UnknownInputError",
     "Workflow",
     "WorkflowCancelledByUser",
     "WorkflowCancelledEvent",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.context import AsyncContext as Context
 from greenroom.context import ContextCore, check_sendable
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StepFailedEvent, StopEvent
-from greenroom.facts import EventArrived
+from greenroom.facts import EventArrived, Inspect, Responded
 from greenroom.handler import Handler as BlockingHandler
 from greenroom.runtime import Runtime
 from greenroom.steps import step
@@ -62,6 +63,11 @@ class Handler(BlockingHandler):
         """Send an event into the run; see `greenroom.Context.send_event`."""
         check_sendable(self._link.graph, message, step)
         await self._link.ask_async(EventArrived(message, step))
+
+    async def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:  # type: ignore[override]
+        """Answer a question; see `greenroom.Handler.respond`."""
+        question = await self._link.ask_async(Inspect(lambda state: state.inputs.find(input_id)))
+        await self._link.ask_async(Responded(input_id, self._checked_response(question, response)))
 
     async def stop_event_result(self) -> StopEvent:  # type: ignore[override]
         """Await the end, raise what `await handler` raises, and return the stop event itself."""

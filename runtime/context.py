@@ -7,8 +7,9 @@ run's supervisor. `Context` blocks where an answer is needed; `AsyncContext` is 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, cast
@@ -16,13 +17,37 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, cast
 from typing_extensions import TypeVar
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
-from greenroom.events import Event
-from greenroom.facts import Caller, CollectAsked, EventArrived, EventSent, EventWritten, Fact
+from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
+from greenroom.facts import (
+    Caller,
+    CollectAsked,
+    EventArrived,
+    EventSent,
+    EventWritten,
+    Fact,
+    Inspect,
+    OnceAsked,
+    OnceDone,
+    WaitAsked,
+)
 from greenroom.graph import EventKind, Graph
+from greenroom.run_state import RunState
+from greenroom.snapshot import (
+    document_from_dict,
+    document_to_dict,
+    dump_snapshot,
+    load_snapshot,
+    read_document,
+    registry_for,
+    take_document,
+)
 from greenroom.state import UNSET, StateStore, StoreCall
 from greenroom.steps import ContextBase, describe
 
 if TYPE_CHECKING:
+    from typing import Self
+
+    from greenroom.codec import TypeRegistry
     from greenroom.invocation import Invocation
     from greenroom.retry import RetryInfo
 
@@ -30,6 +55,8 @@ __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "S
 
 # A bare `Context` is one of any state: another step of the workflow may have named the model.
 S = TypeVar("S", default=Any)
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 MAX_DELAY = 1e9  # Thirty years; a larger number is a mistake, and the clock cannot add it.
 
 
@@ -52,6 +79,10 @@ class RunPort(Protocol):
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand over a fact and await its answer."""
+        ...
+
+    def now(self) -> float:
+        """Return the time of the run's clock, in seconds."""
         ...
 
     @property
@@ -77,8 +108,23 @@ class StepPort(RunPort, Protocol):
         """The context that the step is given."""
         ...
 
+    def checkpoint(self) -> None:
+        """Let others go on, where bodies are given turns."""
+
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
+
+    def wait(self, fact: WaitAsked) -> Any:
+        """Hand over a wait and block until it has ended."""
+        ...
+
+    async def wait_async(self, fact: WaitAsked) -> Any:
+        """Hand over a wait and await its end."""
+        ...
+
+    def nth(self, name: str) -> int:
+        """Return how often this attempt has asked for this name before."""
+        ...
 
     def forked(self) -> None:
         """Refuse everything from now on: this is a forked child, and the run is its parent's."""
@@ -94,13 +140,29 @@ class HasGraph(Protocol):
 
 
 class RestingPort:
-    """The port of a context whose run has not begun: it keeps the state in the meantime."""
+    """The port of a context whose run has not begun, or was put away in a snapshot.
+
+    Attributes:
+        state: The run that was put away, with a clock that stands at 0; or None.
+    """
 
     run_id = ""
     is_running = False
 
+    @classmethod
+    def of(cls, state: RunState) -> RestingPort:
+        """Return the port of a run that was put away."""
+        port = cls(state.graph, state.store)
+        port.state = state
+        return port
+
+    def now(self) -> float:
+        """Return the time of the run's clock, which stands still."""
+        return 0.0
+
     def __init__(self, graph: Graph, store: StateStore | None = None) -> None:
         self.graph = graph
+        self.state: RunState | None = None
         self.store = store if store is not None else StateStore(graph.state_type)
         # Protects the store, which any thread may fill before the run begins, and `_handed_over`.
         self._lock = threading.Lock()
@@ -115,6 +177,9 @@ class RestingPort:
             return self.store
 
     def ask(self, fact: Any) -> Any:
+        if isinstance(fact, Inspect):
+            state = self.state if self.state is not None else RunState(self.graph, self.run_id, store=self.store)
+            return fact.read(state)
         if not isinstance(fact, StoreCall):
             raise ContextStateError("this needs a running workflow: call workflow.run(ctx=ctx) first")
         answers: list[tuple[Any, BaseException | None]] = []
@@ -157,11 +222,7 @@ class ContextCore(ContextBase, Generic[S]):
         Args:
             workflow: The workflow that it is for.
         """
-        graph = getattr(workflow, "graph", None)
-        if isinstance(workflow, type) or not isinstance(graph, Graph):
-            given = f"the class {workflow.__name__}" if isinstance(workflow, type) else type(workflow).__name__
-            raise ContextStateError(f"{type(self).__name__}(...) takes the workflow object that it is for, not {given}")
-        self._port = RestingPort(graph)
+        self._port = RestingPort(_graph_of(workflow, f"{type(self).__name__}(...)"))
         self._step = None
 
     @classmethod
@@ -286,6 +347,33 @@ class ContextCore(ContextBase, Generic[S]):
             ),
         )
 
+    def _wait_fact(
+        self,
+        event_type: Any,
+        request: Event | None,
+        name: str | None,
+        requirements: Mapping[str, Any] | None,
+        timeout: float | None,
+        *,
+        asks: bool,
+    ) -> tuple[StepPort, WaitAsked]:
+        method = "ask" if asks else "wait_for_event"
+        step = self._within_step(f"{method}()")
+        kind = EventKind.NONE if not isinstance(event_type, type) else step.graph.kind(event_type)
+        if kind is EventKind.NONE or kind is EventKind.STOP:
+            raise WorkflowRuntimeError(f"{method}() waits for an event of a class, not for {event_type!r}")
+        if request is not None and step.graph.kind(type(request)) in (EventKind.NONE, EventKind.STOP):
+            raise WorkflowRuntimeError(f"{method}() publishes an event, not {describe(request)}")
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+            raise WorkflowRuntimeError(f"{method}(timeout=...) takes seconds, 0 or more, or None, not {timeout!r}")
+        name = name if name is not None else ("ask" if asks else f"wait for {event_type.__qualname__}")
+        is_question = asks or isinstance(request, InputRequiredEvent)
+        key = f"{name}#{step.nth(name)}"
+        invocation = step.invocation
+        return step, WaitAsked(
+            invocation.number, step.attempt, key, event_type, requirements or {}, timeout, request, is_question
+        )
+
     def retry_info(self) -> RetryInfo:
         """Return which attempt this is and why the last one failed."""
         return self._within_step("retry_info()").invocation.retry_info
@@ -293,11 +381,15 @@ class ContextCore(ContextBase, Generic[S]):
     @property
     def cancelled(self) -> bool:
         """Whether the result of this step is no longer wanted. A long `def` step looks at it now and then."""
-        return self._within_step("cancelled").cancelled
+        step = self._within_step("cancelled")
+        step.checkpoint()
+        return step.cancelled
 
     def check_cancelled(self) -> None:
         """Raise `StepCancelled`, which unwinds the step, if its result is no longer wanted."""
-        if self._within_step("check_cancelled()").cancelled:
+        step = self._within_step("check_cancelled()")
+        step.checkpoint()
+        if step.cancelled:
             raise StepCancelled("the run has ended or was cancelled, or the step took longer than its timeout")
 
     # -- outside -------------------------------------------------------------------------------------------------------
@@ -312,6 +404,72 @@ class ContextCore(ContextBase, Generic[S]):
         if self._step is not None:
             raise ContextStateError("running_steps() is for handler.ctx, not for the context of a step")
         return self._port.running_steps()
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """Return all that the run is, as bytes, to be put away and gone on with by `Context.restore`, in any process.
+
+        It can be taken at any time: before the run, while it goes on, and after its end.
+
+        Raises:
+            ContextSerdeError: If the run holds something that cannot be encoded; the message starts with its path.
+
+        Example:
+            >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
+            >>> class Count(Workflow):
+            ...     @step
+            ...     def count(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         ctx.store.set("count", ctx.store.get("count", 0) + 1)
+            ...         return StopEvent(result=ctx.store.get("count"))
+            >>> workflow = Count()
+            >>> handler = workflow.run()
+            >>> handler.result()
+            1
+            >>> data = handler.ctx.snapshot()
+            >>> workflow.run(ctx=Context.restore(workflow, data)).result()
+            2
+        """
+        document, registry = self._take_document()
+        return dump_snapshot(document, registry)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the snapshot as values that `json.dumps` takes; see `snapshot` and `from_dict`."""
+        document, registry = self._take_document()
+        return document_to_dict(document, registry)
+
+    @classmethod
+    def restore(cls, workflow: HasGraph, data: bytes) -> Self:
+        """Return the context of a run that was put away; `workflow.run(ctx=...)` goes on with it.
+
+        Nothing is imported or run: only classes that the workflow's code names, or that were registered with
+        `greenroom.codec.register_type`, are built.
+
+        Args:
+            workflow: The workflow that the snapshot is of.
+            data: What `snapshot` returned.
+
+        Raises:
+            ContextSerdeError: If the bytes are damaged, of a newer format, of another workflow, or if the workflow's
+                graph has changed; the message lists the differences.
+        """
+        graph = _graph_of(workflow, "Context.restore(...)")
+        registry = registry_for(graph)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, load_snapshot(data, registry), registry))))
+
+    @classmethod
+    def from_dict(cls, workflow: HasGraph, data: Mapping[str, Any]) -> Self:
+        """Return the context of a run that was put away by `to_dict`; see `restore`."""
+        graph = _graph_of(workflow, "Context.from_dict(...)")
+        registry = registry_for(graph)
+        document = document_from_dict(data, registry)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry))))
+
+    def _take_document(self) -> tuple[dict[str, Any], TypeRegistry]:
+        if self._step is not None:
+            raise ContextStateError("a snapshot is taken from outside, of handler.ctx, not from within a step")
+        now = self._port.now()
+        return self._port.ask(Inspect(lambda state: take_document(state, now))), registry_for(self._port.graph)
 
     # -- inside help ---------------------------------------------------------------------------------------------------
 
@@ -344,6 +502,120 @@ class Context(ContextCore[S]):
     __slots__ = ()
     for_async_steps: ClassVar[bool] = False
 
+    def wait_for_event(
+        self,
+        event_type: type[E],
+        waiter_event: Event | None = None,
+        waiter_id: str | None = None,
+        requirements: Mapping[str, Any] | None = None,
+        timeout: float | None = 2000,
+    ) -> E:
+        """Wait here until an event comes, from another step or from outside.
+
+        The step stands still at this line: its worker takes other events meanwhile, and no deadline runs. A
+        `HumanResponseEvent` answers one wait, the oldest that matches; any other event answers every wait that matches.
+
+        Args:
+            event_type: The class to wait for; subclasses match as well.
+            waiter_event: An event to stream once, when the wait is registered; an `InputRequiredEvent` is also listed
+                among the open questions.
+            waiter_id: A name for this wait, which finds it again when the step runs anew after a restore. Needed only
+                where the order of several waits may differ from one run of the body to the next.
+            requirements: What the event's fields, declared or not, must be.
+            timeout: Seconds to wait at most; None waits as long as it takes.
+
+        Returns:
+            The event.
+
+        Raises:
+            TimeoutError: If no event came in time.
+
+        Example:
+            >>> from greenroom import Context, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+            >>> from greenroom import Workflow, step
+            >>> class Name(Workflow):
+            ...     @step
+            ...     def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         question = InputRequiredEvent(prefix="Your name? ")
+            ...         answer = ctx.wait_for_event(HumanResponseEvent, waiter_event=question)
+            ...         return StopEvent(result=f"Hello {answer.response}")
+            >>> handler = Name().run()
+            >>> handler.send_event(HumanResponseEvent(response="Ada"))
+            >>> handler.result()
+            'Hello Ada'
+        """
+        step, fact = self._wait_fact(event_type, waiter_event, waiter_id, requirements, timeout, asks=False)
+        return cast("E", step.wait(fact))
+
+    def ask(
+        self, request: Event, response: type[E] | None = None, timeout: float | None = None, key: str | None = None
+    ) -> E:
+        """Ask a person and wait here for the answer.
+
+        The request is streamed under an `input_id` of its own and listed in `handler.pending_inputs()` until it is
+        answered with `handler.respond(input_id, ...)`, which checks the answer first.
+
+        Args:
+            request: The question, as an event.
+            response: The class of the answer; `HumanResponseEvent` by default.
+            timeout: Seconds to wait at most; None waits as long as it takes.
+            key: A name for this question; see `waiter_id` of `wait_for_event`.
+
+        Returns:
+            The answer, an object of the response class.
+
+        Raises:
+            TimeoutError: If nobody answered in time.
+
+        Example:
+            >>> from greenroom import Context, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+            >>> from greenroom import Workflow, step
+            >>> class Approval(HumanResponseEvent):
+            ...     approved: bool
+            >>> class Pay(Workflow):
+            ...     @step
+            ...     def pay(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         answer = ctx.ask(InputRequiredEvent(amount=ev.amount), Approval)
+            ...         return StopEvent(result="paid" if answer.approved else "refused")
+            >>> handler = Pay().run(amount=100)
+            >>> question = next(event for event in handler.stream_events() if isinstance(event, InputRequiredEvent))
+            >>> handler.respond(question.input_id, {"approved": True})
+            >>> handler.result()
+            'paid'
+        """
+        wanted = response if response is not None else HumanResponseEvent
+        step, fact = self._wait_fact(wanted, request, key, None, timeout, asks=True)
+        return cast("E", step.wait(fact))
+
+    def once(self, key: str, fn: Callable[..., T], *args: Any) -> T:
+        """Do something that must not be done again when the step runs anew, as after a crash or a retry.
+
+        Args:
+            key: A name for it, unique within the step.
+            fn: What to do. If it raises, it counts as not done.
+            *args: Its arguments.
+
+        Returns:
+            What it returned, now or the first time.
+
+        Example:
+            >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
+            >>> class Charge(Workflow):
+            ...     @step
+            ...     def charge(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         receipt = ctx.once("charge", lambda amount: f"charged {amount}", ev.amount)
+            ...         return StopEvent(result=receipt)
+            >>> Charge().run(amount=5).result()
+            'charged 5'
+        """
+        step = self._within_step("once()")
+        number, attempt = step.invocation.number, step.attempt
+        is_done, result = step.ask(OnceAsked(number, attempt, _checked_key(key)))
+        if not is_done:
+            result = fn(*args)
+            step.ask(OnceDone(number, attempt, key, result))
+        return cast("T", result)
+
     @property
     def store(self) -> Store[S]:
         """The state that the steps of the run share."""
@@ -355,6 +627,38 @@ class AsyncContext(ContextCore[S]):
 
     __slots__ = ()
     for_async_steps: ClassVar[bool] = True
+
+    async def wait_for_event(
+        self,
+        event_type: type[E],
+        waiter_event: Event | None = None,
+        waiter_id: str | None = None,
+        requirements: Mapping[str, Any] | None = None,
+        timeout: float | None = 2000,
+    ) -> E:
+        """Wait here until an event comes; see `Context.wait_for_event`."""
+        step, fact = self._wait_fact(event_type, waiter_event, waiter_id, requirements, timeout, asks=False)
+        return cast("E", await step.wait_async(fact))
+
+    async def ask(
+        self, request: Event, response: type[E] | None = None, timeout: float | None = None, key: str | None = None
+    ) -> E:
+        """Ask a person and wait here for the answer; see `Context.ask`."""
+        wanted = response if response is not None else HumanResponseEvent
+        step, fact = self._wait_fact(wanted, request, key, None, timeout, asks=True)
+        return cast("E", await step.wait_async(fact))
+
+    async def once(self, key: str, fn: Callable[..., Any], *args: Any) -> Any:
+        """Do something that must not be done again when the step runs anew; see `Context.once`. `fn` may be async."""
+        step = self._within_step("once()")
+        number, attempt = step.invocation.number, step.attempt
+        is_done, result = await step.ask_async(OnceAsked(number, attempt, _checked_key(key)))
+        if not is_done:
+            result = fn(*args)
+            if inspect.isawaitable(result):
+                result = await result
+            await step.ask_async(OnceDone(number, attempt, key, result))
+        return result
 
     @property
     def store(self) -> AsyncStore[S]:
@@ -499,6 +803,20 @@ class AsyncStore(Generic[S]):
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         return await self._context._port.ask_async(StoreCall(method, arguments, self._owner))
+
+
+def _graph_of(workflow: Any, call: str) -> Graph:
+    graph = getattr(workflow, "graph", None)
+    if isinstance(workflow, type) or not isinstance(graph, Graph):
+        given = f"the class {workflow.__name__}" if isinstance(workflow, type) else type(workflow).__name__
+        raise ContextStateError(f"{call} takes the workflow object that it is for, not {given}")
+    return graph
+
+
+def _checked_key(key: Any) -> str:
+    if not isinstance(key, str) or not key:
+        raise WorkflowRuntimeError(f"once() takes a key that is a text and not empty, not {key!r}")
+    return key
 
 
 def _owner(step: StepPort | None) -> Hashable:

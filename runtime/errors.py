@@ -11,10 +11,16 @@ __all__ = [
     "ContextStateError",
     "DeadlockError",
     "GreenroomError",
+    "InputAnsweredError",
+    "InputError",
+    "InputExpiredError",
+    "InvalidResponseError",
     "RuntimeForkedError",
     "RuntimeShutdownError",
     "StepCancelled",
+    "StepPassivated",
     "StepTimeoutError",
+    "UnknownInputError",
     "WorkflowCancelledByUser",
     "WorkflowConfigurationError",
     "WorkflowRuntimeError",
@@ -68,12 +74,36 @@ class DeadlockError(GreenroomError):
     """A blocking call was refused because the thread that makes it is one that the answer needs."""
 
 
+class InputError(GreenroomError):
+    """A question to a person was answered wrongly. Each kind of fault is a class of its own."""
+
+
+class UnknownInputError(InputError):
+    """There is no question of this id."""
+
+
+class InputAnsweredError(InputError):
+    """The question has been answered already, or its step no longer waits."""
+
+
+class InputExpiredError(InputError):
+    """The question was given up before it was answered."""
+
+
+class InvalidResponseError(InputError):
+    """The answer does not fit the question's response class. The question stays open."""
+
+
 class RuntimeShutdownError(GreenroomError):
     """The runtime that a run belongs to has been shut down."""
 
 
 class RuntimeForkedError(GreenroomError):
     """A runtime or a handler of the parent process was used in a forked child."""
+
+
+class StepPassivated(BaseException):
+    """Unwinds a step that has waited for long; it runs again from its top when its answer comes. Let it pass."""
 
 
 class StepCancelled(BaseException):

@@ -6,7 +6,7 @@ which is opaque to the core and comes back in an `Answer`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -18,6 +18,8 @@ from greenroom.state import StoreCall
 if TYPE_CHECKING:
     from greenroom.buffers import Expected
     from greenroom.invocation import Invocation
+    from greenroom.run_state import RunState
+    from greenroom.waits import OpenInput
 
 TimerKey: TypeAlias = tuple[Any, ...]
 
@@ -85,7 +87,13 @@ class CollectAsked:
     __slots__ = ("asker", "attempt", "buffer_id", "event", "expected", "invocation", "own")
 
     def __init__(
-        self, invocation: int, attempt: int, event: Event, own: bool, expected: Expected, buffer_id: str
+        self,
+        invocation: int,
+        attempt: int,
+        event: Event,
+        own: bool,
+        expected: Expected,
+        buffer_id: str,
     ) -> None:
         self.invocation = invocation
         self.attempt = attempt
@@ -94,6 +102,96 @@ class CollectAsked:
         self.expected = expected
         self.buffer_id = buffer_id
         self.asker: Any = None
+
+
+class WaitAsked:
+    """An invocation waits for an event.
+
+    Attributes:
+        key: Tells the waits of one invocation apart.
+        timeout: Seconds to wait at most, or None.
+        request: An event to publish once the wait is registered, or None.
+        is_question: Whether the request is a question to a person, to be listed among the open ones.
+    """
+
+    __slots__ = (
+        "asker",
+        "attempt",
+        "event_type",
+        "invocation",
+        "is_question",
+        "key",
+        "request",
+        "requirements",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        invocation: int,
+        attempt: int,
+        key: str,
+        event_type: type[Event],
+        requirements: Mapping[str, Any],
+        timeout: float | None,
+        request: Event | None,
+        is_question: bool,
+    ) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+        self.key = key
+        self.event_type = event_type
+        self.requirements = requirements
+        self.timeout = timeout
+        self.request = request
+        self.is_question = is_question
+        self.asker: Any = None
+
+
+class OnceAsked:
+    """An invocation asks for the result of something that it does once. Answered with `(is_done, result)`."""
+
+    __slots__ = ("asker", "attempt", "invocation", "key")
+
+    def __init__(self, invocation: int, attempt: int, key: str) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+        self.key = key
+        self.asker: Any = None
+
+
+class OnceDone:
+    """An invocation has done what it does once."""
+
+    __slots__ = ("asker", "attempt", "invocation", "key", "result")
+
+    def __init__(self, invocation: int, attempt: int, key: str, result: Any) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
+        self.key = key
+        self.result = result
+        self.asker: Any = None
+
+
+class Responded:
+    """A person has answered a question; the answer is valid."""
+
+    __slots__ = ("asker", "event", "input_id")
+
+    def __init__(self, input_id: str, event: Event) -> None:
+        self.input_id = input_id
+        self.event = event
+        self.asker: Any = None
+
+
+class PassivateAsked:
+    """A body that waits is to be unwound, so that its thread is free."""
+
+    __slots__ = ("attempt", "invocation")
+
+    def __init__(self, invocation: int, attempt: int) -> None:
+        self.invocation = invocation
+        self.attempt = attempt
 
 
 class Finished:
@@ -162,6 +260,12 @@ class BecameQuiet:
     __slots__ = ()
 
 
+class Inspect(NamedTuple):
+    """Asks for something that a function of ours reads off the state. No fact: nothing has happened."""
+
+    read: Callable[[RunState], Any]
+
+
 Fact: TypeAlias = (
     RunStarted
     | RunResumed
@@ -169,6 +273,11 @@ Fact: TypeAlias = (
     | EventSent
     | EventWritten
     | CollectAsked
+    | WaitAsked
+    | OnceAsked
+    | OnceDone
+    | Responded
+    | PassivateAsked
     | StoreCall
     | Finished
     | Failed
@@ -214,6 +323,15 @@ class Publish:
         self.offset = offset
 
 
+class AskPerson:
+    """A question has been opened."""
+
+    __slots__ = ("question",)
+
+    def __init__(self, question: OpenInput) -> None:
+        self.question = question
+
+
 class SetTimer:
     """Have `TimerFired(key)` come at `at`, in the clock's seconds. A later one of the same key replaces it."""
 
@@ -253,7 +371,7 @@ class Finish:
         self.outcome = outcome
 
 
-Effect: TypeAlias = StartInvocation | CancelInvocation | Publish | SetTimer | DropTimer | Answer | Finish
+Effect: TypeAlias = StartInvocation | CancelInvocation | Publish | AskPerson | SetTimer | DropTimer | Answer | Finish
 
 
 # -- what both speak of ------------------------------------------------------------------------------------------------

@@ -40,15 +40,17 @@ class Graph:
     Attributes:
         name: The workflow's name, used in messages.
         steps: The steps by name, in alphabetical order.
+        functions: The functions of the workflow class, steps and helpers: what they name, a snapshot may build.
         start_event_class: The one class of event that begins a run.
         stop_event_class: The one class of event that ends a run.
         events: Every class of event that a step takes or returns.
         asks_people: Whether a step takes an event that only somebody outside can send.
+        response_class: The class of the answer to a question that no wait goes with.
         has_async_steps: Whether a step is an `async def`, so that a run needs the event loop.
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
     """
 
-    def __init__(self, name: str, steps: Iterable[StepSpec]) -> None:
+    def __init__(self, name: str, steps: Iterable[StepSpec], functions: Iterable[Any] = ()) -> None:
         """Read the graph.
 
         Raises:
@@ -57,6 +59,7 @@ class Graph:
                 be made without arguments.
         """
         self.name = name
+        self.functions = tuple(functions)
         self.steps: Mapping[str, StepSpec] = {spec.name: spec for spec in sorted(steps, key=lambda spec: spec.name)}
         self._routes: dict[type[Event], tuple[StepSpec, ...]] = {}
         self._kinds: dict[Any, EventKind] = {}
@@ -67,6 +70,8 @@ class Graph:
         self.start_event_class, self.stop_event_class = self._find_ends()
         self.asks_people = any(issubclass(cls, HumanResponseEvent) for cls in accepted)
         self.state_type = self._find_state_type()
+        answers = [cls for cls in accepted if issubclass(cls, HumanResponseEvent)]
+        self.response_class: type[Event] = answers[0] if len(answers) == 1 else HumanResponseEvent
         self.has_async_steps = any(spec.is_async for spec in self.steps.values())
 
     def route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:

@@ -10,22 +10,24 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from greenroom.actors.base import Ref
 from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunEnded
 from greenroom.actors.stream import StreamLog, Subscription, await_reply, settle
-from greenroom.actors.supervisor import ExposeInternal, Inspect
+from greenroom.actors.supervisor import ExposeInternal
 from greenroom.context import Context, ContextCore, current_step
 from greenroom.errors import DeadlockError, WorkflowRuntimeError
 from greenroom.events import Event, StopEvent
-from greenroom.facts import CancelAsked, DeadLetter, Outcome
+from greenroom.facts import CancelAsked, DeadLetter, Inspect, Outcome, Responded
+from greenroom.inputs import PendingInput, pending_input
 
 if TYPE_CHECKING:
     from greenroom.graph import Graph
     from greenroom.runtime import Runtime
+    from greenroom.waits import OpenInput
 
 __all__ = ["EventStream", "Handler", "RunLink"]
 
@@ -52,6 +54,10 @@ class RunLink:
         """Hand over a fact and await its answer."""
         self.runtime.check_process()
         return await await_reply(self.supervisor.ask(fact, block=False), self.runtime.dispatcher)
+
+    def now(self) -> float:
+        """Return the time of the run's clock, in seconds."""
+        return self.runtime.dispatcher.now()
 
     @property
     def is_running(self) -> bool:
@@ -238,10 +244,55 @@ class Handler(concurrent.futures.Future[Any]):
         if not self.done():
             self._link.runtime.dispatcher.wait(self, timeout)
 
+    def pending_inputs(self) -> list[PendingInput]:
+        """Return the questions of this run that are open, in the order they were asked."""
+        return self.open_questions()
+
+    def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:
+        """Answer a question. The answer is checked first; one that does not fit leaves the question open.
+
+        Args:
+            input_id: The question's id, from its event or from `pending_inputs()`.
+            response: An event of the question's response class, or a dict of its fields.
+
+        Raises:
+            UnknownInputError: If there never was such a question.
+            InputAnsweredError: If it has been answered.
+            InputExpiredError: If it was given up.
+            InvalidResponseError: If the answer does not fit the response class.
+        """
+        self.answer_question(input_id, response)
+
     def dead_letters(self) -> list[DeadLetter]:
         """Return the events that no step took and none will, oldest first, each with the reason."""
         letters: list[DeadLetter] = self._link.ask(Inspect(lambda state: list(state.dead_letters)))
         return letters
+
+    # -- questions, also for the runtime that looks over all its runs --------------------------------------------------
+
+    def open_questions(self) -> list[PendingInput]:
+        """Return the questions that are open."""
+        dispatcher = self._link.runtime.dispatcher
+        questions = self._link.ask(Inspect(lambda state: list(state.inputs.open.values())))
+        now, wall_time = dispatcher.now(), dispatcher.wall_time()
+        return [pending_input(question, self.run_id, now, wall_time) for question in questions]
+
+    def knows_question(self, input_id: str) -> bool:
+        """Return whether the run has ever asked a question of this id."""
+        known: bool = self._link.ask(
+            Inspect(lambda state: input_id in state.inputs.open or input_id in state.inputs.closed)
+        )
+        return known
+
+    def answer_question(self, input_id: str, response: Event | Mapping[str, Any]) -> None:
+        """Check an answer and hand it over."""
+        fact = Responded(input_id, self._checked_response(self._link.ask(_find(input_id)), response))
+        self._link.ask(fact)
+
+    def _checked_response(self, question: OpenInput, response: Event | Mapping[str, Any]) -> Event:
+        dispatcher = self._link.runtime.dispatcher
+        now, wall_time = dispatcher.now(), dispatcher.wall_time()
+        return pending_input(question, self.run_id, now, wall_time).make_response(response)
 
     # -- within the engine ---------------------------------------------------------------------------------------------
 
@@ -266,6 +317,13 @@ class Handler(concurrent.futures.Future[Any]):
     def has_ended(self) -> bool:
         """Return whether the run has its outcome."""
         return self._outcome is not None
+
+    def on_question(self, question: OpenInput) -> None:
+        """Tell the runtime of a question. Called by the supervisor, in its turn."""
+        runtime = self._link.runtime
+        runtime.tell_question(
+            pending_input(question, self.run_id, runtime.dispatcher.now(), runtime.dispatcher.wall_time())
+        )
 
     def end(self, error: BaseException) -> None:
         """End the run as cancelled, with this error as its result. Called at the runtime's shutdown."""
@@ -359,3 +417,7 @@ class EventStream:
         self._handler._position = offset
         if notes_read >= 0:
             self._handler._notes_read = notes_read
+
+
+def _find(input_id: str) -> Inspect:
+    return Inspect(lambda state: state.inputs.find(input_id))

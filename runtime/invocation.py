@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from greenroom.events import Event
 from greenroom.retry import RetryInfo
 from greenroom.steps import StepSpec
+from greenroom.waits import Wait
 
 __all__ = ["Invocation"]
 
@@ -12,19 +15,56 @@ _FIRST_TRY = RetryInfo(retry_number=0, elapsed_seconds=0.0, last_exception=None,
 
 
 class Invocation:
-    """One event on its way through one step, over all its attempts."""
+    """One event on its way through one step, over all its attempts.
+
+    An attempt is one run of the step's body. A failed attempt may be followed by another, which does again what it
+    sends and streams; an attempt that was unwound while it waited, or cut off by a snapshot, is followed by one that
+    replays: what the log below holds is not done again.
+
+    Attributes:
+        attempt: Counts the attempts from 1; facts of an earlier one are turned away.
+        failures: How many attempts have failed.
+        retry_at: When the delay before its next attempt is over, while it is in one.
+        worker: The worker's number while it runs, else None.
+        parked_at: Since when it stands at a wait, without a worker, or None.
+        is_live: Whether a body stands at the wait; if not, one is started when the answer comes.
+        unwinds: Whether its body is to be unwound as soon as it waits, to free its thread.
+        ready: Waits that have come to an end and are to be told to the body when a worker is free.
+        time_left: Seconds that the step's timeout leaves while it is parked.
+        step_deadline: When the step's timeout is over, while it runs.
+        sends: How many events it has sent, and `skips_sends` how many of them the replay still has to come by.
+        writes: How many events it has streamed, with `skips_writes` likewise.
+        collects: What each of its calls of collect_events was answered; `collect_position` counts those of the attempt.
+        collected: The buffers that its event was counted into.
+        waits: Its waits by key, ended ones included.
+        done_once: The results of its `ctx.once` calls by key.
+    """
 
     __slots__ = (
         "attempt",
-        "batches",
+        "collect_position",
         "collected",
+        "collects",
+        "done_once",
         "event",
+        "failures",
         "first_started_at",
-        "handed",
+        "is_live",
         "number",
+        "parked_at",
+        "ready",
+        "retry_at",
         "retry_info",
+        "sends",
+        "skips_sends",
+        "skips_writes",
         "spec",
+        "step_deadline",
+        "time_left",
+        "unwinds",
+        "waits",
         "worker",
+        "writes",
     )
 
     def __init__(self, number: int, spec: StepSpec, event: Event) -> None:
@@ -32,10 +72,21 @@ class Invocation:
         self.spec = spec
         self.event = event
         self.attempt = 1
+        self.failures = 0
         self.worker: int | None = None
         self.first_started_at: float | None = None
         self.retry_info = _FIRST_TRY
-        # What collect_events did: buffers that the event was counted into, batches taken, batches handed out again.
+        self.retry_at: float | None = None
+        self.parked_at: float | None = None
+        self.is_live = self.unwinds = False
+        self.ready: list[Wait] | None = None
+        self.time_left: float | None = None
+        self.step_deadline: float | None = None
+        self.sends = self.skips_sends = 0
+        self.writes = self.skips_writes = 0
+        self.collect_position = 0
+        # Made when they are wanted: most invocations need none of them.
+        self.collects: list[list[Event] | None] | None = None
         self.collected: set[str] | None = None
-        self.batches: dict[str, list[list[Event]]] | None = None
-        self.handed: dict[str, int] | None = None
+        self.waits: dict[str, Wait] | None = None
+        self.done_once: dict[str, Any] | None = None

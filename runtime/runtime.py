@@ -11,27 +11,39 @@ import itertools
 import os
 import secrets
 import threading
-import time
 import weakref
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from greenroom.actors.base import here
+from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.parking import Parking
 from greenroom.actors.pool import PoolDispatcher
 from greenroom.actors.root import Drain, RootSupervisor
 from greenroom.context import StepPort, current_step
-from greenroom.errors import DeadlockError, RuntimeForkedError, RuntimeShutdownError, WorkflowRuntimeError
+from greenroom.errors import (
+    DeadlockError,
+    RuntimeForkedError,
+    RuntimeShutdownError,
+    UnknownInputError,
+    WorkflowRuntimeError,
+)
 
 if TYPE_CHECKING:
     import asyncio
 
     from greenroom.actors.dispatcher import Dispatcher
+    from greenroom.events import Event
     from greenroom.handler import Handler
+    from greenroom.inputs import PendingInput
 
 __all__ = ["Runtime", "current_runtime", "default_runtime", "shutdown_default_runtime"]
 
 DEFAULT_MAX_THREADS = 256
+DEFAULT_MAX_PARKED = 1000
 EXIT_SECONDS = 1.0
 JOIN_SECONDS = 5.0
 
@@ -65,27 +77,39 @@ class Runtime:
     """
 
     def __init__(
-        self, *, max_threads: int = DEFAULT_MAX_THREADS, loop: asyncio.AbstractEventLoop | None = None
+        self,
+        *,
+        max_threads: int = DEFAULT_MAX_THREADS,
+        max_parked: int = DEFAULT_MAX_PARKED,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """Make a runtime.
 
         Args:
             max_threads: How many bodies of `def` steps may be at work at once, over all runs; 1 or more. One that waits
                 within Greenroom, as for another run's result, does not count.
+            max_parked: How many `def` steps may stand on their threads while they wait, over all runs; 0 or more. Past
+                that those that have waited longest are unwound, and run again from their top when their event comes,
+                with all that they did before answered from a log.
             loop: The event loop for `async def` steps, to be run by the program; None for a thread of the runtime's
             own.
 
         Raises:
-            WorkflowRuntimeError: If `max_threads` is no integer above 0, or `loop` no event loop.
+            WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, or `loop` no
+                event loop.
         """
         if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
             raise WorkflowRuntimeError(f"Runtime(max_threads=...) takes an integer, 1 or more, not {max_threads!r}")
+        if isinstance(max_parked, bool) or not isinstance(max_parked, int) or max_parked < 0:
+            raise WorkflowRuntimeError(f"Runtime(max_parked=...) takes an integer, 0 or more, not {max_parked!r}")
         if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
             raise WorkflowRuntimeError(f"Runtime(loop=...) takes an asyncio event loop, not {loop!r}")
-        self._begin(PoolDispatcher(max_threads, loop))
+        self._begin(PoolDispatcher(max_threads, loop), max_parked)
 
-    def _begin(self, dispatcher: Dispatcher) -> None:
+    def _begin(self, dispatcher: Dispatcher, max_parked: int = DEFAULT_MAX_PARKED) -> None:
         self.dispatcher = dispatcher
+        self.parking = Parking(max_parked)
+        self._on_input: list[Callable[[PendingInput], object]] = []
         self.runs: dict[str, Handler] = {}
         self.root = RootSupervisor.start(dispatcher, self.runs)
         self.draining = False
@@ -97,7 +121,7 @@ class Runtime:
         self._tokens: list[Token[Runtime | None]] = []
         _living.add(self)
 
-    def __enter__(self) -> Runtime:
+    def __enter__(self) -> Self:
         self.check_usable()
         self._tokens.append(_current.set(self))
         return self
@@ -132,11 +156,12 @@ class Runtime:
             # In this order: a run that begins enters `runs` before it looks at `draining`, and one that ends leaves
             # `runs` before it does.
             self.draining = True
-            deadline = None if timeout is None else time.monotonic() + timeout
+            now = self.dispatcher.now
+            deadline = None if timeout is None else now() + timeout
             finished, runs = True, self.runs.copy()
             while finished:
                 drained = self.root.ask(Drain(runs, error), block=False)
-                finished = self.dispatcher.wait(drained, deadline and max(0.0, deadline - time.monotonic()))
+                finished = self.dispatcher.wait(drained, None if deadline is None else max(0.0, deadline - now()))
                 # Runs at work may have begun others before they ended.
                 runs = self.runs.copy()
                 if not runs:
@@ -148,6 +173,39 @@ class Runtime:
             self._end_all(error)
         else:
             self._close(JOIN_SECONDS)
+
+    def pending_inputs(self) -> list[PendingInput]:
+        """Return the open questions of all runs, the oldest first."""
+        questions = [question for handler in self.runs.copy().values() for question in handler.open_questions()]
+        return sorted(questions, key=lambda question: question.asked_at)
+
+    def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:
+        """Answer a question of any of the runs; see `Handler.respond`.
+
+        Raises:
+            UnknownInputError: If no run that goes on has asked it.
+            InputError: As `Handler.respond` raises it.
+        """
+        for handler in self.runs.copy().values():
+            if handler.knows_question(input_id):
+                handler.answer_question(input_id, response)
+                return
+        raise UnknownInputError(f"no run here has asked '{input_id}'; pending_inputs() lists the open questions")
+
+    def on_input(self, callback: Callable[[PendingInput], object]) -> None:
+        """Have a function called with each question that is asked from now on, on a thread of the runtime.
+
+        Args:
+            callback: Takes the `PendingInput`. What it raises is logged.
+        """
+        if not callable(callback):
+            raise WorkflowRuntimeError(f"on_input() takes a function, not {callback!r}")
+        self._on_input.append(callback)
+
+    def tell_question(self, question: PendingInput) -> None:
+        """Call those who asked for it. Called in a supervisor's turn."""
+        for callback in self._on_input:
+            self.dispatcher.execute(Unlimited(partial(callback, question)))
 
     def check_usable(self) -> None:
         """Raise if no run can begin here: after the shutdown, or in a forked child.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import inspect
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, cast
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunAdmitted
-from greenroom.actors.supervisor import Inspect, RunSupervisor
+from greenroom.actors.supervisor import RunSupervisor
 from greenroom.context import ContextCore, RestingPort
 from greenroom.errors import (
     ContextStateError,
@@ -20,7 +21,7 @@ from greenroom.errors import (
     WorkflowValidationError,
 )
 from greenroom.events import Event, StartEvent, StopEvent
-from greenroom.facts import CancelAsked, RunResumed, RunStarted
+from greenroom.facts import CancelAsked, Inspect, RunResumed, RunStarted
 from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.run_state import OnStuck, RunState
@@ -201,10 +202,12 @@ class Workflow:
         # The state is taken last: whatever is refused leaves the context as it was.
         if run_id in runtime.runs:
             raise _id_taken(run_id)
-        return self._begin(runtime, self._take_state(ctx, run_id), beginning, ctx)
+        return self._begin(runtime, self._take_state(ctx, run_id, runtime.dispatcher.now()), beginning, ctx)
 
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
-        supervisor = RunSupervisor(runtime.dispatcher, state, self._function_of, contextvars.copy_context())
+        supervisor = RunSupervisor(
+            runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking
+        )
         run_id = state.run_id
         link = RunLink(self._graph, run_id, runtime, supervisor.actor_ref)
         handler = self._handler_class(
@@ -258,17 +261,21 @@ class Workflow:
         port = ctx._port
         if port.graph.name != self._graph.name:
             raise ContextStateError(f"this context belongs to {port.graph.name}, not to {self._graph.name}")
-        if isinstance(port, RestingPort):
+        if isinstance(port, RestingPort) and port.state is None:
             return False
         return bool(port.ask(Inspect(RunState.check_reopen)))
 
-    def _take_state(self, ctx: Any, run_id: str) -> RunState:
+    def _take_state(self, ctx: Any, run_id: str, now: float) -> RunState:
         """Return the state for a new run; a context gives its own away, to one run at a time."""
         timeout, on_stuck = self.timeout, self._on_stuck
-        if ctx is not None and not isinstance(ctx._port, RestingPort):
-            return cast("RunState", ctx._port.ask(Inspect(lambda state: state.reopen(run_id, timeout, on_stuck))))
-        store = None if ctx is None else ctx._port.hand_over()
-        return RunState(self._graph, run_id, timeout=timeout, on_stuck=on_stuck, store=store)
+        port = None if ctx is None else ctx._port
+        store = port.hand_over() if isinstance(port, RestingPort) else None
+        if port is None or (isinstance(port, RestingPort) and port.state is None):
+            return RunState(self._graph, run_id, timeout=timeout, on_stuck=on_stuck, store=store)
+        state: RunState = port.ask(Inspect(lambda state: state.reopen(run_id, timeout, on_stuck)))
+        if isinstance(port, RestingPort):
+            state.shift_clock(now)
+        return state
 
     def _make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:
         expected = self._graph.start_event_class
@@ -315,6 +322,18 @@ def _find_steps(cls: type) -> dict[str, tuple[Any, bool]]:
     return found
 
 
+def _find_functions(cls: type) -> list[Any]:
+    """Return all functions of a workflow class, steps and helpers, those of `Workflow` itself left out."""
+    methods = [
+        attribute
+        for base in cls.__mro__
+        if base not in Workflow.__mro__
+        for attribute in vars(base).values()
+        if inspect.isfunction(attribute)
+    ]
+    return methods + [function for function, in_workflow in _find_steps(cls).values() if not in_workflow]
+
+
 def _unbound_steps(cls: type) -> list[tuple[str, str]]:
     """Return the steps that are static or class methods, by name, with what they are."""
     attributes = {name: attribute for base in reversed(cls.__mro__) for name, attribute in vars(base).items()}
@@ -343,7 +362,7 @@ def _graph_of(cls: type[Workflow]) -> Graph:
                 faults += str(error).splitlines()
         if faults:
             raise WorkflowValidationError(f"{cls.__name__} cannot work:\n" + "\n".join(f"  - {f}" for f in faults))
-        graph = Graph(cls.__name__, specs)
+        graph = Graph(cls.__name__, specs, _find_functions(cls))
         cls._read_graph = (Workflow._version, graph)  # type: ignore[attr-defined]
     return cast("Graph", graph)
 

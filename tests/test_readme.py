@@ -1,4 +1,4 @@
-"""The first example of the README runs and prints what its comment says."""
+"""The examples of the README run and print what their comments say."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_first_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first code block of the README, run as it stands, prints the value in the comment of its last line."""
-    (code, *_) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=["first", "second"])
+def test_an_example_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A code block of the README, run as it stands, prints the value in the comment of its last line."""
     shown = code.rstrip().splitlines()[-1].partition("  # ")[2]
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     assert shown

@@ -925,3 +925,30 @@ def test_a_worker_outlives_a_body_that_another_takes_from_under_it(which):
         assert body.reported.wait(SOON)
         assert at_rest(pool)
         assert pool._names <= 2
+
+
+def test_a_body_that_comes_just_as_the_last_worker_goes_to_sleep_is_run(monkeypatch):
+    """Whoever brings a body looks for a worker that is awake; one that goes to sleep meanwhile does not miss it."""
+    with running(4) as pool:
+        late, coming, brought = Body(), threading.Event(), threading.Event()
+        look = pool._can_take_body
+
+        def bring():
+            pool.execute(late)
+            brought.set()
+
+        def look_just_before_it_comes():
+            found = look()
+            if not found and not coming.is_set():
+                coming.set()
+                threading.Thread(target=bring).start()
+                assert wait_until(lambda: pool._bodies, SOON)
+                # Over at once where the bringer saw a worker awake; else he waits for the lock that is held here.
+                brought.wait(0.1)
+            return found
+
+        monkeypatch.setattr(pool, "_can_take_body", look_just_before_it_comes)
+        # A turn wakes the worker, which then looks for bodies and goes to sleep.
+        Echo.start(pool).tell("wake up")
+        assert coming.wait(SOON)
+        assert late.reported.wait(SOON)

@@ -591,6 +591,15 @@ def test_internal_events_stand_where_they_happened() -> None:
         assert [line(event) for event in Ticks().run().stream_events(expose_internal=True)] == expected
 
 
+def test_internal_events_can_be_read_after_the_end() -> None:
+    """A reader that asks for internal events when the run has ended finds them in their places."""
+    for _ in range(100):
+        handler = Square().run(n=2)
+        handler.result(DEADLINE)
+        kinds = [type(event).__name__ for event in handler.stream_events(after=-1, expose_internal=True)]
+        assert kinds == ["StepStateChanged"] * 4 + ["StopEvent"]
+
+
 def test_internal_events_are_hidden_unless_asked_for(flow: Flavour) -> None:
     """A plain reader sees no internal event, also while another reader does."""
     handler = ticker(flow, 20)().run()

@@ -93,14 +93,27 @@ class Job:
         self.event = event
         self.step = step
         self.attempt = 1
+        self.failures = 0
+        self.due = 0.0  # when its delay is over
         self.number = -1  # of the invocation, once it has started
         self.where = "queue"  # "queue", "running", "delay" or "ready": its delay is over
         self.counted: set[str] = set()
-        self.batches: dict[str, list[list[Any]]] = {}
-        self.replay: dict[str, list[list[Any]]] = {}
+        # What its body has done, and how much of that the present attempt has come by again.
+        self.collects: list[Any] = []
+        self.done = Counter[str]()
+        self.again = Counter[str]()
 
     def begin_again(self) -> None:
-        self.replay = {buffer: list(batches) for buffer, batches in self.batches.items()}
+        self.attempt += 1
+        self.again = Counter()
+
+    def repeats(self, what: str) -> bool:
+        """Whether the body does again what an earlier attempt, which was cut off, had done."""
+        self.again[what] += 1
+        if self.again[what] <= self.done[what]:
+            return True
+        self.done[what] += 1
+        return False
 
 
 class Model:
@@ -135,6 +148,8 @@ class Model:
         return []
 
     def deliver(self, event: Any, step: str | None) -> bool:
+        if self.questions and isinstance(event, HumanResponseEvent):
+            del self.questions[0]
         names = self.takers(event) if step is None else [step]
         for name in names:
             job = Job(event, name)
@@ -160,8 +175,6 @@ class Model:
             self.started.setdefault(step, []).append((job.event.uid, job.attempt))
 
     def arrive(self, event: Any, step: str | None, asker: Any) -> None:
-        if self.questions and isinstance(event, HumanResponseEvent):
-            del self.questions[0]
         if self.ended:
             self.dead.append(event.uid)
             self.answered[asker] = "refused"
@@ -173,6 +186,8 @@ class Model:
     def send(self, job: Job, event: Any, step: str | None, delay: float | None) -> None:
         if job.where != "running" or self.ended:
             self.dead.append(event.uid)
+        elif job.repeats("send"):
+            return
         elif delay:
             self.delayed[self.sends] = (event, step)
             self.sends += 1
@@ -182,6 +197,8 @@ class Model:
     def write(self, job: Job, event: Any) -> None:
         if job.where != "running" or self.ended:
             self.dead.append(event.uid)
+            return
+        if job.repeats("write"):
             return
         self.published.append(event)
         if isinstance(event, InputRequiredEvent):
@@ -214,8 +231,9 @@ class Model:
             self.end("failed")
             return
         job.where = "delay"
-        job.attempt += 1
+        job.failures += 1
         job.begin_again()
+        job.done["send"] = job.done["write"] = 0  # A retry does these again.
         self.serve(job.step)
 
     def retry(self, job: Job) -> None:
@@ -227,12 +245,13 @@ class Model:
         if job.where != "running" or self.ended:
             self.answered[asker] = "given up"
             return
-        if job.replay.get(buffer):
-            self.answered[asker] = job.replay[buffer].pop(0)
+        if job.repeats("collect"):
+            self.answered[asker] = job.collects[job.again["collect"] - 1]
             return
+        job.collects.append(None)
         classes = list(expected) if isinstance(expected, list) else list(Counter(expected).elements())
         waiting = self.collections.setdefault((job.step, buffer), [])
-        own = event is job.event
+        own = event.uid == job.event.uid
         if not (own and buffer in job.counted) and any(base in classes for base in type(event).__mro__) and classes:
             waiting.append(event)
         if own:
@@ -247,8 +266,7 @@ class Model:
             return
         for one in places:
             waiting[:] = [other for other in waiting if other is not one]
-        if places:
-            job.batches.setdefault(buffer, []).append(places)
+        job.collects[-1] = places
         self.answered[asker] = places
 
     # the state
@@ -312,7 +330,7 @@ class Model:
             job.where = "gone"
         self.jobs.clear()
 
-    def resume(self) -> None:
+    def resume(self, now: float) -> None:
         self.ended, self.draining = None, False
         queued = [job for line in self.lines.values() for job in line if job.where == "queue"]
         ready = [job for line in self.lines.values() for job in line if job.where == "ready"]
@@ -321,9 +339,10 @@ class Model:
         self.jobs = [*running, *ready, *delay, *queued]
         self.lines = {name: [] for name in self.specs}
         for job in self.jobs:
-            job.where = "queue"
             job.begin_again()
-            self.lines[job.step].append(job)
+            if job.where != "delay" or job.due <= now:
+                job.where = "queue"
+                self.lines[job.step].append(job)
         for name in self.specs:
             self.serve(name)
 
@@ -470,7 +489,7 @@ class RunMachine(RuleBasedStateMachine):
             self.starts.append(start)
             invocation: Any = start.invocation
             started.setdefault(invocation.spec.name, []).append((invocation.event.uid, start.attempt))
-            job = next(j for j in model.jobs if j.step == invocation.spec.name and j.event is invocation.event)
+            job = next(j for j in model.jobs if j.step == invocation.spec.name and j.event.uid == invocation.event.uid)
             job.number = invocation.number
             self.jobs[job.number] = job
         if model.ended in (None, "cancelled"):
@@ -479,7 +498,8 @@ class RunMachine(RuleBasedStateMachine):
         for offset, event in play.stream[self.seen_stream :]:
             self.offsets.append(offset)
             expected = model.published.pop(0)
-            assert event is expected or (isinstance(expected, str) and isinstance(event, StopEvent))
+            asks = isinstance(event, InputRequiredEvent) and event.uid == expected.uid  # a copy, with an id
+            assert event is expected or asks or (isinstance(expected, str) and isinstance(event, StopEvent))
         self.seen_stream = len(play.stream)
         assert model.published == []
         answers = {}
@@ -498,7 +518,8 @@ class RunMachine(RuleBasedStateMachine):
         if model.ended is None:
             assert [event for event, _ in play.state.held] == model.held
             assert play.state.buffered() == {key: events for key, events in model.collections.items() if events}
-            assert play.state.open_inputs == model.questions
+            open_questions = [asked.request.uid for asked in play.state.inputs.open.values()]
+            assert open_questions == [question.uid for question in model.questions]
 
     @staticmethod
     def plain_answer(value: Any, error: BaseException | None) -> Any:
@@ -551,9 +572,9 @@ class RunMachine(RuleBasedStateMachine):
 
     def fail_in_model(self, job: Job, caller: Caller, final: bool) -> None:
         policy: Any = self.model.specs[job.step].options.retry_policy
-        self.model.fail(
-            job, caller, not final and policy is not None and policy.next(0.0, job.attempt, ValueError()) is not None
-        )
+        delay = None if final or policy is None else policy.next(0.0, job.failures + 1, ValueError())
+        job.due = self.play.now + (delay or 0.0)
+        self.model.fail(job, caller, delay is not None)
 
     @precondition(lambda self: self.has_body())
     @rule(
@@ -741,7 +762,7 @@ class RunMachine(RuleBasedStateMachine):
         self.enter(Twins(*states))
         self.play.now = old.now
         self.model.dead = [letter.event.uid for letter in states[0].dead_letters]  # type: ignore[attr-defined]
-        self.model.resume()
+        self.model.resume(old.now)
         self.play.apply(RunResumed())
         self.check()
 

@@ -1192,7 +1192,7 @@ def test_only_one_of_many_that_race_for_a_context_gets_it(flow: Flavour) -> None
             thread.join()
         assert len(handlers) == 1
         assert len(refusals) == 3
-        assert all("is in use by run" in refusal for refusal in refusals)
+        assert all("this context is in use by" in refusal for refusal in refusals)
         handlers[0].cancel_run()
     proceed.set()
 

@@ -1,0 +1,365 @@
+"""Snapshots: a run as one document, and back.
+
+A document holds what a run is between two facts: the shared state, unfinished invocations with their logs, collections,
+waits and questions, and what is left of each time. Times are kept as seconds that are left or have passed, since no
+clock outlives its process. Reading builds only classes that the workflow's own code names, or that were registered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import zlib
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import msgpack
+from pydantic import BaseModel
+
+from greenroom.buffers import CollectBuffer
+from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, global_registry, reachable_classes, to_jsonable
+from greenroom.errors import ContextSerdeError
+from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+from greenroom.facts import DeadLetter
+from greenroom.graph import Graph
+from greenroom.invocation import Invocation
+from greenroom.retry import RetryInfo
+from greenroom.run_state import RunState
+from greenroom.state import DictState, StateStore
+from greenroom.waits import OpenInput, Wait
+
+__all__ = ["FORMAT", "dump_snapshot", "load_snapshot", "read_document", "registry_for", "take_document"]
+
+FORMAT = 1
+_MAX_BYTES = 1 << 31
+
+
+def registry_for(graph: Graph) -> TypeRegistry:
+    """Return the classes that a snapshot of this workflow may build: what its steps' annotations and code name."""
+    named = [*graph.events, StartEvent, StopEvent, InputRequiredEvent, HumanResponseEvent, Event, DictState]
+    if graph.state_type is not None:
+        named.append(graph.state_type)
+    for function in graph.functions:
+        named += _classes_in(function)
+    return global_registry.child(reachable_classes(*named))
+
+
+def take_document(state: RunState, now: float) -> dict[str, Any]:
+    """Return the document of a run. It shares the run's events: encode it before anything changes them.
+
+    Args:
+        state: The run, between two facts.
+        now: The time of its clock, in seconds.
+    """
+    running = [inv for inv in state.invocations.values() if inv.worker is not None]
+    others = [inv for inv in state.invocations.values() if inv.worker is None]
+    return {
+        "format": FORMAT,
+        "workflow": state.graph.name,
+        "graph": _fingerprint(state.graph),
+        "run_id": state.run_id,
+        "origin": state.origin,
+        "status": "running" if state.outcome is None else state.outcome.status,
+        "state": state.store.state,
+        "published": state.published,
+        "next": [state._next_invocation, state._next_delayed, state._next_wait, state._next_input],
+        "invocations": [_dump_invocation(inv, now) for inv in (*running, *others)],
+        "buffers": [[step, buffer_id, events] for (step, buffer_id), events in state.buffered().items()],
+        "held": [[event, step] for event, step in state.held],
+        "delayed": [[number, event, step, due - now] for number, (event, step, due) in state._delayed.items()],
+        "inputs": [_dump_input(question, now) for question in state.inputs.open.values()],
+        "closed_inputs": dict(state.inputs.closed),
+        "dead_letters": [[letter.event, letter.reason, letter.step] for letter in state.dead_letters],
+    }
+
+
+def read_document(graph: Graph, document: Any, registry: TypeRegistry) -> RunState:
+    """Return the run of a document, put away, with a clock that stands at 0.
+
+    Raises:
+        ContextSerdeError: If it is of a newer format, of another workflow or another graph, or not whole.
+    """
+    _check_head(graph, document)
+    try:
+        return _read(graph, document, registry)
+    except ContextSerdeError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ContextSerdeError(f"the snapshot of {graph.name} is not whole: {error!r}") from error
+
+
+def dump_snapshot(document: dict[str, Any], registry: TypeRegistry) -> bytes:
+    """Return a document as one msgpack map with a checksum.
+
+    Raises:
+        ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
+    """
+    body = encode(document, registry, root="run")
+    return bytes(msgpack.packb({"greenroom": FORMAT, "crc32": zlib.crc32(body), "document": body}) or b"")
+
+
+def load_snapshot(data: bytes, registry: TypeRegistry) -> Any:
+    """Return the document of `dump_snapshot`.
+
+    Raises:
+        ContextSerdeError: If the bytes are no snapshot, are damaged, or name a class that the program has not named.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ContextSerdeError(f"a snapshot is bytes, not an instance of {type(data).__name__}")
+    try:
+        outer = msgpack.unpackb(data, raw=False, strict_map_key=True, max_map_len=8, max_array_len=0, max_ext_len=0)
+    except Exception as error:
+        raise ContextSerdeError(f"these bytes are no snapshot: {error}") from error
+    if not isinstance(outer, dict) or set(outer) != {"greenroom", "crc32", "document"}:
+        raise ContextSerdeError("these bytes are no snapshot of Greenroom")
+    _check_format(outer["greenroom"])
+    body = outer["document"]
+    if not isinstance(body, bytes) or zlib.crc32(body) != outer["crc32"]:
+        raise ContextSerdeError("the snapshot is damaged: its checksum is wrong")
+    return decode(body, registry)
+
+
+def document_to_dict(document: dict[str, Any], registry: TypeRegistry) -> dict[str, Any]:
+    """Return a document as JSON-able values."""
+    jsonable: dict[str, Any] = to_jsonable(document, registry, root="run")
+    return jsonable
+
+
+def document_from_dict(jsonable: Any, registry: TypeRegistry) -> Any:
+    """Return the document of `document_to_dict`."""
+    return from_jsonable(jsonable, registry)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _dump_invocation(invocation: Invocation, now: float) -> dict[str, Any]:
+    info = invocation.retry_info
+    started = invocation.first_started_at
+    parked = 0.0 if invocation.parked_at is None else now - invocation.parked_at
+    return {
+        "number": invocation.number,
+        "step": invocation.spec.name,
+        "event": invocation.event,
+        "attempt": invocation.attempt,
+        "failures": invocation.failures,
+        "elapsed": None if started is None else now - started - parked,
+        "retry_in": None if invocation.retry_at is None else max(0.0, invocation.retry_at - now),
+        "retry_info": [info.retry_number, info.elapsed_seconds, info.last_exception, info.last_failed_at],
+        "sends": invocation.sends,
+        "writes": invocation.writes,
+        "collects": invocation.collects,
+        "collected": None if invocation.collected is None else sorted(invocation.collected),
+        "waits": None if invocation.waits is None else [_dump_wait(wait, now) for wait in invocation.waits.values()],
+        "done_once": invocation.done_once,
+    }
+
+
+def _dump_wait(wait: Wait, now: float) -> dict[str, Any]:
+    return {
+        "number": wait.number,
+        "key": wait.key,
+        "event_type": None if wait.event_type is None else _name(wait.event_type),
+        "requirements": wait.requirements,
+        "left": None if wait.deadline is None else wait.deadline - now,
+        "input_id": wait.input_id,
+        "state": wait.state,
+        "answer": wait.answer,
+    }
+
+
+def _dump_input(question: OpenInput, now: float) -> dict[str, Any]:
+    return {
+        "input_id": question.input_id,
+        "request": question.request,
+        "response": _name(question.response),
+        "step": question.step,
+        "age": now - question.asked_at,
+        "left": None if question.expires_at is None else question.expires_at - now,
+        "wait": question.wait,
+    }
+
+
+def _fingerprint(graph: Graph) -> dict[str, Any]:
+    return {
+        name: [sorted(map(_name, spec.accepts)), sorted(map(_name, spec.returns))] for name, spec in graph.steps.items()
+    }
+
+
+def _name(cls: type[Any]) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _check_format(version: Any) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ContextSerdeError(f"the snapshot names no format that there is: {version!r}")
+    if version > FORMAT:
+        raise ContextSerdeError(
+            f"the snapshot has format {version}, which is newer than the {FORMAT} that this version of Greenroom reads:"
+            " upgrade greenroom"
+        )
+
+
+def _check_head(graph: Graph, document: Any) -> None:
+    if not isinstance(document, dict) or "format" not in document:
+        raise ContextSerdeError("this is no snapshot of Greenroom")
+    _check_format(document["format"])
+    if document.get("workflow") != graph.name:
+        raise ContextSerdeError(f"the snapshot is of {document.get('workflow')}, not of {graph.name}")
+    then, now = document.get("graph"), _fingerprint(graph)
+    if then != now:
+        differences = _differences(then if isinstance(then, dict) else {}, now)
+        raise ContextSerdeError(
+            f"{graph.name} has changed since the snapshot was taken:\n"
+            + "\n".join(f"  - {line}" for line in differences)
+        )
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    for step in sorted({*then, *now}):
+        if step not in now:
+            yield f"step '{step}' is gone"
+        elif step not in then:
+            yield f"step '{step}' is new"
+        elif then[step] != now[step]:
+            for verb, old, new in zip(("accepts", "returns"), then[step], now[step], strict=False):
+                if old != new:
+                    yield f"step '{step}' {verb} {', '.join(new) or 'nothing'}; it was {', '.join(old) or 'nothing'}"
+
+
+def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> RunState:
+    shared = document["state"]
+    if not isinstance(shared, BaseModel) or not isinstance(shared, graph.state_type or DictState):
+        raise ContextSerdeError(f"the snapshot holds a state of {type(shared).__name__}, which is not the workflow's")
+    state = RunState(graph, _text(document["run_id"]), store=StateStore(graph.state_type, shared))
+    state.origin = _text(document["origin"])
+    state.published = _count(document["published"])
+    state._next_invocation, state._next_delayed, state._next_wait, state._next_input = map(_count, document["next"])
+    for item in document["invocations"]:
+        invocation = _read_invocation(graph, item, registry)
+        state.invocations[invocation.number] = invocation
+        for wait in (invocation.waits or {}).values():
+            if wait.state == "open":
+                state.waits.add(wait)
+    for step, buffer_id, events in document["buffers"]:
+        buffer = state._buffers[_step(graph, step), _text(buffer_id)] = CollectBuffer()
+        for event in events:
+            buffer.keep(_event(event))
+    state.held = [(_event(event), None if step is None else _step(graph, step)) for event, step in document["held"]]
+    for number, event, step, left in document["delayed"]:
+        state._delayed[_count(number)] = (_event(event), None if step is None else _step(graph, step), float(left))
+    for item in document["inputs"]:
+        question = _read_input(item, registry)
+        state.inputs.open[question.input_id] = question
+    for input_id, how in document["closed_inputs"].items():
+        state.inputs.closed[_text(input_id)] = how
+    state.dead_letters.extend(
+        DeadLetter(_event(e), _text(reason), step) for e, reason, step in document["dead_letters"]
+    )
+    state.put_away_as(document["status"])
+    return state
+
+
+def _read_invocation(graph: Graph, item: dict[str, Any], registry: TypeRegistry) -> Invocation:
+    invocation = Invocation(_count(item["number"]), graph.steps[_step(graph, item["step"])], _event(item["event"]))
+    invocation.attempt = _count(item["attempt"]) + 1
+    invocation.failures = _count(item["failures"])
+    invocation.first_started_at = None if item["elapsed"] is None else -float(item["elapsed"])
+    invocation.retry_at = None if item["retry_in"] is None else float(item["retry_in"])
+    invocation.retry_info = RetryInfo(*item["retry_info"])
+    invocation.sends, invocation.writes = _count(item["sends"]), _count(item["writes"])
+    invocation.collects = item["collects"]
+    invocation.collected = None if item["collected"] is None else set(item["collected"])
+    invocation.done_once = item["done_once"]
+    if item["waits"] is not None:
+        invocation.waits = {wait["key"]: _read_wait(invocation, wait, registry) for wait in item["waits"]}
+    return invocation
+
+
+def _read_wait(invocation: Invocation, item: dict[str, Any], registry: TypeRegistry) -> Wait:
+    event_type = None if item["event_type"] is None else registry.get(item["event_type"])
+    left = item["left"]
+    wait = Wait(
+        _count(item["number"]),
+        invocation.number,
+        invocation.spec.name,
+        _text(item["key"]),
+        event_type if event_type is not None and issubclass(event_type, Event) else None,
+        item["requirements"],
+        None if left is None else float(left),
+    )
+    wait.input_id, wait.state, wait.answer = item["input_id"], item["state"], item["answer"]
+    return wait
+
+
+def _read_input(item: dict[str, Any], registry: TypeRegistry) -> OpenInput:
+    response = registry.get(item["response"])
+    if response is None or not issubclass(response, Event):
+        raise ContextSerdeError(
+            f"question '{item['input_id']}' is answered with {item['response']}, a class that the workflow's steps do"
+            " not name: register it with greenroom.codec.register_type"
+        )
+    left = item["left"]
+    expires_at = None if left is None else float(left)
+    asked_at = -float(item["age"])
+    return OpenInput(
+        _text(item["input_id"]),
+        _event(item["request"]),
+        response,
+        _text(item["step"]),
+        asked_at,
+        expires_at,
+        item["wait"],
+    )
+
+
+def _event(value: Any) -> Event:
+    if not isinstance(value, Event):
+        raise TypeError(f"an event was expected, not an instance of {type(value).__name__}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, not {value!r}")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"a count was expected, not {value!r}")
+    return value
+
+
+def _step(graph: Graph, name: Any) -> str:
+    if name not in graph.steps:
+        raise ValueError(f"there is no step {name!r}")
+    return _text(name)
+
+
+# -- the classes that code names ---------------------------------------------------------------------------------------
+
+
+def _classes_in(function: types.FunctionType) -> Iterator[type[Any]]:
+    """Return the classes of data that a function's code names, among its module's globals and its closure."""
+    names = set(_names_in(function.__code__))
+    scope = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            scope[name] = cell.cell_contents
+        except ValueError:
+            continue  # The closure's variable has no value yet.
+    for value in scope.values():
+        if isinstance(value, type) and (issubclass(value, BaseModel | Enum) or dataclasses.is_dataclass(value)):
+            yield value
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
