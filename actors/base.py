@@ -20,7 +20,6 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -244,7 +243,7 @@ class PooledActor(Mailbox, pykka.Actor):
         self._ended = False
         self._batch = dispatcher.batch
         self._turn = threading.Lock()  # Held by the thread that runs this actor's turn.
-        self._watchers: deque[Ref] = deque()
+        self._watchers: list[Ref] = []  # Seldom more than one; a deque takes ten times the memory.
         self._reason: BaseException | None = None
 
     @property
@@ -398,7 +397,7 @@ class PooledActor(Mailbox, pykka.Actor):
         # Whoever watches enters the watcher, then looks at `closed`; the end sets `closed`, then looks at the watchers.
         while True:
             try:
-                watcher = self._watchers.popleft()
+                watcher = self._watchers.pop()
             except IndexError:
                 return
             watcher.tell_control(Terminated(self.actor_ref, self._reason))

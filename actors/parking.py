@@ -9,6 +9,7 @@ Any thread enters and leaves; the lock protects the order and is held for a few 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -29,7 +30,8 @@ class Parking:
     def __init__(self, max_parked: int) -> None:
         self._max_parked = max_parked
         self._lock = threading.Lock()
-        self._parked: dict[int, Parkable] = {}
+        # A plain dict would look for its first entry past all that have left.
+        self._parked: OrderedDict[int, Parkable] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._parked)
@@ -41,7 +43,7 @@ class Parking:
         with self._lock:
             self._parked[id(body)] = body
             if len(self._parked) > self._max_parked:
-                oldest = self._parked.pop(next(iter(self._parked)))
+                _, oldest = self._parked.popitem(last=False)
         if oldest is not None:
             oldest.passivate()
         try:

@@ -430,13 +430,11 @@ class ContextCore(ContextBase, Generic[S]):
             >>> workflow.run(ctx=Context.restore(workflow, data)).result()
             2
         """
-        document, registry = self._take_document()
-        return dump_snapshot(document, registry)
+        return cast("bytes", self._take(dump_snapshot))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the snapshot as values that `json.dumps` takes; see `snapshot` and `from_dict`."""
-        document, registry = self._take_document()
-        return document_to_dict(document, registry)
+        return cast("dict[str, Any]", self._take(document_to_dict))
 
     @classmethod
     def restore(cls, workflow: HasGraph, data: bytes) -> Self:
@@ -455,21 +453,23 @@ class ContextCore(ContextBase, Generic[S]):
         """
         graph = _graph_of(workflow, "Context.restore(...)")
         registry = registry_for(graph)
-        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, load_snapshot(data, registry), registry))))
+        document = load_snapshot(graph, data, registry)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry))))
 
     @classmethod
     def from_dict(cls, workflow: HasGraph, data: Mapping[str, Any]) -> Self:
         """Return the context of a run that was put away by `to_dict`; see `restore`."""
         graph = _graph_of(workflow, "Context.from_dict(...)")
         registry = registry_for(graph)
-        document = document_from_dict(data, registry)
+        document = document_from_dict(graph, data, registry)
         return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry))))
 
-    def _take_document(self) -> tuple[dict[str, Any], TypeRegistry]:
+    def _take(self, encode: Callable[[dict[str, Any], TypeRegistry], Any]) -> Any:
         if self._step is not None:
             raise ContextStateError("a snapshot is taken from outside, of handler.ctx, not from within a step")
-        now = self._port.now()
-        return self._port.ask(Inspect(lambda state: take_document(state, now))), registry_for(self._port.graph)
+        now, registry = self._port.now(), registry_for(self._port.graph)
+        # Encoded in the supervisor's turn, so that all of it is of one moment.
+        return self._port.ask(Inspect(lambda state: encode(take_document(state, now), registry)))
 
     # -- inside help ---------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from greenroom.waits import OpenInput
 
 TimerKey: TypeAlias = tuple[Any, ...]
+EndStatus: TypeAlias = Literal["completed", "failed", "timed_out", "cancelled"]
 
 
 # -- facts -------------------------------------------------------------------------------------------------------------
@@ -409,7 +410,7 @@ class Outcome:
         error: What `handler.result()` raises, or None.
     """
 
-    status: Literal["completed", "failed", "timed_out", "cancelled"]
+    status: EndStatus
     event: StopEvent
     error: BaseException | None = None
 

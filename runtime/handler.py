@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from greenroom.waits import OpenInput
 
 __all__ = ["EventStream", "Handler", "RunLink"]
+
+logger = logging.getLogger("greenroom")
 
 Status = Literal["running", "completed", "failed", "timed_out", "cancelled"]
 
@@ -107,7 +110,9 @@ class Handler(concurrent.futures.Future[Any]):
         self._link = link
         self._log = log
         self._stream = stream
+        self._origin = link.run_id
         self._outcome: Outcome | None = None
+        self._is_watched = False  # whether anybody has asked for the outcome or reads the stream
         self._awaiting: set[asyncio.Future[None]] = set()
         self._traceback: Any = None
         self._position = log.first_offset - 1
@@ -115,6 +120,11 @@ class Handler(concurrent.futures.Future[Any]):
         self.ctx = self._context_class._of_run(link)
         # A future that runs cannot be cancelled by those who merely wait for it.
         self.set_running_or_notify_cancel()
+
+    def __del__(self) -> None:
+        # Nobody can ask any more: an error that nobody has seen would be lost without a word.
+        if not self._is_watched and self._outcome is not None and self._outcome.status in ("failed", "timed_out"):
+            logger.error("%r: nobody has asked for its result", self, exc_info=self._outcome.error)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of run '{self.run_id}' of {self._link.graph.name}: {self.status}>"
@@ -137,6 +147,7 @@ class Handler(concurrent.futures.Future[Any]):
             DeadlockError: If the calling thread is one that the run needs.
             Exception: What a step raised, unchanged.
         """
+        self._is_watched = True
         self._wait(timeout)
         error = super().exception(timeout=0)
         try:
@@ -154,6 +165,7 @@ class Handler(concurrent.futures.Future[Any]):
             TimeoutError: If the run has not ended in time.
             DeadlockError: If the calling thread is one that the run needs.
         """
+        self._is_watched = True
         self._wait(timeout)
         return super().exception(timeout=0)
 
@@ -192,10 +204,12 @@ class Handler(concurrent.futures.Future[Any]):
     @property
     def status(self) -> Status:
         """How the run is doing."""
+        self._is_watched = True
         return "running" if self._outcome is None else self._outcome.status
 
     def get_stop_event(self) -> StopEvent | None:
         """Return the event that ended the run's stream, or None while it runs."""
+        self._is_watched = True
         return None if self._outcome is None else self._outcome.event
 
     def stop_event_result(self, timeout: float | None = None) -> StopEvent:
@@ -223,6 +237,7 @@ class Handler(concurrent.futures.Future[Any]):
         """
         if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < -1):
             raise WorkflowRuntimeError(f"stream_events(after=...) takes an offset, -1 or more, not {after!r}")
+        self._is_watched = True
         return EventStream(self, after, expose_internal)
 
     # -- the run -------------------------------------------------------------------------------------------------------
@@ -296,6 +311,11 @@ class Handler(concurrent.futures.Future[Any]):
 
     # -- within the engine ---------------------------------------------------------------------------------------------
 
+    def enter(self, origin: str) -> None:
+        """Be found by the runtime as the one that asks what begins with `origin`, until the run ends."""
+        self._origin = origin
+        self._link.runtime.askers[origin] = self  # pyright: ignore[reportArgumentType]  # Self is a Handler
+
     def finish(self, outcome: Outcome) -> None:
         """Take the outcome. Called by the supervisor, in its turn."""
         if self._outcome is not None:
@@ -303,6 +323,8 @@ class Handler(concurrent.futures.Future[Any]):
         self._outcome = outcome
         runtime = self._link.runtime
         runtime.runs.pop(self.run_id, None)
+        if runtime.askers.get(self._origin) is self:
+            runtime.askers.pop(self._origin, None)
         if outcome.error is None:
             self.set_result(outcome.result)
         else:

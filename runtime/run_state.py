@@ -126,7 +126,7 @@ class RunState:
         self.on_stuck = on_stuck
         self.store = store if store is not None else StateStore(graph.state_type)
         self.invocations: dict[int, Invocation] = {}
-        self.dead_letters: deque[DeadLetter] = deque(maxlen=MAX_DEAD_LETTERS)
+        self.dead_letters: list[DeadLetter] = []
         self.held: list[tuple[Event, str | None]] = []
         self.inputs = InputBook()
         self.waits = WaitBook()
@@ -462,6 +462,8 @@ class RunState:
 
     def _bury(self, event: Event, reason: str, step: str | None) -> None:
         self.dead_letters.append(DeadLetter(event, reason, step))
+        if len(self.dead_letters) > MAX_DEAD_LETTERS:
+            del self.dead_letters[0]
 
     def _note_unhandled(self, event: Event, step: str | None) -> None:
         self.notes.append((self.published, _unhandled, type(event), step, self.is_quiet))

@@ -1,7 +1,7 @@
 """The runtime: the threads and actors that runs share, from the first run to an orderly end.
 
-A process has a default runtime, made on first use. `_default_lock` protects which one it is. `runs` is a dict of which
-only single operations are used, from any thread.
+A process has a default runtime, made on first use. `_default_lock` protects which one it is. `runs` and `askers` are
+dicts of which only single operations are used, from any thread.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Runtime:
     Attributes:
         dispatcher: The threads and the clock.
         runs: The handlers of the runs that have not ended, by run id.
+        askers: The same by what the ids of their questions begin with. Of several runs that were restored from one
+            snapshot it names one.
         draining: Whether it is being shut down, so that no run may begin.
 
     Example:
@@ -111,6 +113,7 @@ class Runtime:
         self.parking = Parking(max_parked)
         self._on_input: list[Callable[[PendingInput], object]] = []
         self.runs: dict[str, Handler] = {}
+        self.askers: dict[str, Handler] = {}
         self.root = RootSupervisor.start(dispatcher, self.runs)
         self.draining = False
         self._process = os.getpid()
@@ -186,11 +189,18 @@ class Runtime:
             UnknownInputError: If no run that goes on has asked it.
             InputError: As `Handler.respond` raises it.
         """
-        for handler in self.runs.copy().values():
-            if handler.knows_question(input_id):
-                handler.answer_question(input_id, response)
-                return
+        handler = self._find_asker(input_id)
+        if handler is not None:
+            handler.answer_question(input_id, response)
+            return
         raise UnknownInputError(f"no run here has asked '{input_id}'; pending_inputs() lists the open questions")
+
+    def _find_asker(self, input_id: str) -> Handler | None:
+        origin, _, _ = str(input_id).rpartition(":")
+        likely = self.askers.get(origin)
+        if likely is not None and likely.knows_question(input_id):
+            return likely
+        return next((handler for handler in self.runs.copy().values() if handler.knows_question(input_id)), None)
 
     def on_input(self, callback: Callable[[PendingInput], object]) -> None:
         """Have a function called with each question that is asked from now on, on a thread of the runtime.

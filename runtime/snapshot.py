@@ -11,8 +11,9 @@ import dataclasses
 import types
 import zlib
 from collections.abc import Iterator
+from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
 import msgpack
 from pydantic import BaseModel
@@ -21,18 +22,19 @@ from greenroom.buffers import CollectBuffer
 from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, global_registry, reachable_classes, to_jsonable
 from greenroom.errors import ContextSerdeError
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
-from greenroom.facts import DeadLetter
+from greenroom.facts import DeadLetter, EndStatus
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.retry import RetryInfo
 from greenroom.run_state import RunState
 from greenroom.state import DictState, StateStore
-from greenroom.waits import OpenInput, Wait
+from greenroom.waits import InputEnd, OpenInput, Wait, WaitState
 
 __all__ = ["FORMAT", "dump_snapshot", "load_snapshot", "read_document", "registry_for", "take_document"]
 
 FORMAT = 1
-_MAX_BYTES = 1 << 31
+_HEAD = ("format", "workflow", "graph")
+_MAX_SECONDS = 1e11  # Three thousand years: dates cannot be reckoned with more.
 
 
 def registry_for(graph: Graph) -> TypeRegistry:
@@ -46,7 +48,7 @@ def registry_for(graph: Graph) -> TypeRegistry:
 
 
 def take_document(state: RunState, now: float) -> dict[str, Any]:
-    """Return the document of a run. It shares the run's events: encode it before anything changes them.
+    """Return the document of a run. It shares the run's events and no container: the run may go on meanwhile.
 
     Args:
         state: The run, between two facts.
@@ -78,14 +80,13 @@ def read_document(graph: Graph, document: Any, registry: TypeRegistry) -> RunSta
     """Return the run of a document, put away, with a clock that stands at 0.
 
     Raises:
-        ContextSerdeError: If it is of a newer format, of another workflow or another graph, or not whole.
+        ContextSerdeError: If it is not whole.
     """
-    _check_head(graph, document)
     try:
         return _read(graph, document, registry)
     except ContextSerdeError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise ContextSerdeError(f"the snapshot of {graph.name} is not whole: {error!r}") from error
 
 
@@ -95,15 +96,19 @@ def dump_snapshot(document: dict[str, Any], registry: TypeRegistry) -> bytes:
     Raises:
         ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
     """
-    body = encode(document, registry, root="run")
-    return bytes(msgpack.packb({"greenroom": FORMAT, "crc32": zlib.crc32(body), "document": body}) or b"")
+    head = encode({key: document[key] for key in _HEAD}, registry)
+    body = encode({key: value for key, value in document.items() if key not in _HEAD}, registry, root="run")
+    checksum = zlib.crc32(body, zlib.crc32(head))
+    outer = {"greenroom": FORMAT, "crc32": checksum, "head": head, "document": body}
+    return bytes(msgpack.packb(outer) or b"")
 
 
-def load_snapshot(data: bytes, registry: TypeRegistry) -> Any:
+def load_snapshot(graph: Graph, data: bytes, registry: TypeRegistry) -> Any:
     """Return the document of `dump_snapshot`.
 
     Raises:
-        ContextSerdeError: If the bytes are no snapshot, are damaged, or name a class that the program has not named.
+        ContextSerdeError: If the bytes are no snapshot, are damaged, are of a newer format, of another workflow or
+            another graph, or name a class that the program has not named.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ContextSerdeError(f"a snapshot is bytes, not an instance of {type(data).__name__}")
@@ -111,12 +116,16 @@ def load_snapshot(data: bytes, registry: TypeRegistry) -> Any:
         outer = msgpack.unpackb(data, raw=False, strict_map_key=True, max_map_len=8, max_array_len=0, max_ext_len=0)
     except Exception as error:
         raise ContextSerdeError(f"these bytes are no snapshot: {error}") from error
-    if not isinstance(outer, dict) or set(outer) != {"greenroom", "crc32", "document"}:
+    if not isinstance(outer, dict) or "greenroom" not in outer:
         raise ContextSerdeError("these bytes are no snapshot of Greenroom")
     _check_format(outer["greenroom"])
-    body = outer["document"]
-    if not isinstance(body, bytes) or zlib.crc32(body) != outer["crc32"]:
+    head, body = outer.get("head"), outer.get("document")
+    if not isinstance(head, bytes) or not isinstance(body, bytes):
+        raise ContextSerdeError("these bytes are no snapshot of Greenroom")
+    if zlib.crc32(body, zlib.crc32(head)) != outer.get("crc32"):
         raise ContextSerdeError("the snapshot is damaged: its checksum is wrong")
+    # First the head: another workflow has other classes, and the body would be refused for those.
+    _check_head(graph, decode(head, registry))
     return decode(body, registry)
 
 
@@ -126,8 +135,13 @@ def document_to_dict(document: dict[str, Any], registry: TypeRegistry) -> dict[s
     return jsonable
 
 
-def document_from_dict(jsonable: Any, registry: TypeRegistry) -> Any:
-    """Return the document of `document_to_dict`."""
+def document_from_dict(graph: Graph, jsonable: Any, registry: TypeRegistry) -> Any:
+    """Return the document of `document_to_dict`.
+
+    Raises:
+        ContextSerdeError: As `load_snapshot` does.
+    """
+    _check_head(graph, jsonable)  # its values are plain, and so the same in both
     return from_jsonable(jsonable, registry)
 
 
@@ -149,10 +163,10 @@ def _dump_invocation(invocation: Invocation, now: float) -> dict[str, Any]:
         "retry_info": [info.retry_number, info.elapsed_seconds, info.last_exception, info.last_failed_at],
         "sends": invocation.sends,
         "writes": invocation.writes,
-        "collects": invocation.collects,
+        "collects": None if invocation.collects is None else list(invocation.collects),
         "collected": None if invocation.collected is None else sorted(invocation.collected),
         "waits": None if invocation.waits is None else [_dump_wait(wait, now) for wait in invocation.waits.values()],
-        "done_once": invocation.done_once,
+        "done_once": None if invocation.done_once is None else dict(invocation.done_once),
     }
 
 
@@ -212,14 +226,14 @@ def _check_head(graph: Graph, document: Any) -> None:
         raise ContextSerdeError(f"the snapshot is of {document.get('workflow')}, not of {graph.name}")
     then, now = document.get("graph"), _fingerprint(graph)
     if then != now:
-        differences = _differences(then if isinstance(then, dict) else {}, now)
-        raise ContextSerdeError(
-            f"{graph.name} has changed since the snapshot was taken:\n"
-            + "\n".join(f"  - {line}" for line in differences)
-        )
+        try:
+            differences = "\n".join(f"  - {line}" for line in _differences(then, now))
+        except (TypeError, ValueError) as error:
+            raise ContextSerdeError(f"the snapshot of {graph.name} names no steps: {error}") from error
+        raise ContextSerdeError(f"{graph.name} has changed since the snapshot was taken:\n{differences}")
 
 
-def _differences(then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+def _differences(then: Any, now: dict[str, Any]) -> Iterator[str]:
     for step in sorted({*then, *now}):
         if step not in now:
             yield f"step '{step}' is gone"
@@ -251,16 +265,21 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
             buffer.keep(_event(event))
     state.held = [(_event(event), None if step is None else _step(graph, step)) for event, step in document["held"]]
     for number, event, step, left in document["delayed"]:
-        state._delayed[_count(number)] = (_event(event), None if step is None else _step(graph, step), float(left))
+        state._delayed[_count(number)] = (_event(event), None if step is None else _step(graph, step), _seconds(left))
     for item in document["inputs"]:
         question = _read_input(item, registry)
         state.inputs.open[question.input_id] = question
+        if question.wait is not None and state.waits.by_number[question.wait].input_id != question.input_id:
+            raise ValueError(f"question '{question.input_id}' and its wait do not name each other")
     for input_id, how in document["closed_inputs"].items():
-        state.inputs.closed[_text(input_id)] = how
+        state.inputs.closed[_text(input_id)] = _one_of(how, get_args(InputEnd))
     state.dead_letters.extend(
-        DeadLetter(_event(e), _text(reason), step) for e, reason, step in document["dead_letters"]
+        DeadLetter(_event(e), _text(reason), None if step is None else _text(step))
+        for e, reason, step in document["dead_letters"]
     )
-    state.put_away_as(document["status"])
+    if max(state.invocations, default=-1) >= state._next_invocation:
+        raise ValueError("an invocation has a number that is still to be given")
+    state.put_away_as(_one_of(document["status"], ("running", *get_args(EndStatus))))
     return state
 
 
@@ -268,13 +287,18 @@ def _read_invocation(graph: Graph, item: dict[str, Any], registry: TypeRegistry)
     invocation = Invocation(_count(item["number"]), graph.steps[_step(graph, item["step"])], _event(item["event"]))
     invocation.attempt = _count(item["attempt"]) + 1
     invocation.failures = _count(item["failures"])
-    invocation.first_started_at = None if item["elapsed"] is None else -float(item["elapsed"])
-    invocation.retry_at = None if item["retry_in"] is None else float(item["retry_in"])
-    invocation.retry_info = RetryInfo(*item["retry_info"])
+    invocation.first_started_at = None if item["elapsed"] is None else -_seconds(item["elapsed"])
+    invocation.retry_at = None if item["retry_in"] is None else _seconds(item["retry_in"])
+    retry_number, elapsed, error, failed_at = item["retry_info"]
+    if not isinstance(error, Exception | None) or not isinstance(failed_at, datetime | None):
+        raise TypeError(f"a failure was expected, not {error!r} at {failed_at!r}")
+    invocation.retry_info = RetryInfo(_count(retry_number), _seconds(elapsed), error, failed_at)
     invocation.sends, invocation.writes = _count(item["sends"]), _count(item["writes"])
-    invocation.collects = item["collects"]
-    invocation.collected = None if item["collected"] is None else set(item["collected"])
-    invocation.done_once = item["done_once"]
+    if item["collects"] is not None:
+        invocation.collects = [None if batch is None else [_event(e) for e in batch] for batch in item["collects"]]
+    invocation.collected = None if item["collected"] is None else set(map(_text, item["collected"]))
+    if item["done_once"] is not None:
+        invocation.done_once = {_text(key): result for key, result in item["done_once"].items()}
     if item["waits"] is not None:
         invocation.waits = {wait["key"]: _read_wait(invocation, wait, registry) for wait in item["waits"]}
     return invocation
@@ -290,9 +314,11 @@ def _read_wait(invocation: Invocation, item: dict[str, Any], registry: TypeRegis
         _text(item["key"]),
         event_type if event_type is not None and issubclass(event_type, Event) else None,
         item["requirements"],
-        None if left is None else float(left),
+        None if left is None else _seconds(left),
     )
-    wait.input_id, wait.state, wait.answer = item["input_id"], item["state"], item["answer"]
+    wait.input_id = None if item["input_id"] is None else _text(item["input_id"])
+    wait.state = _one_of(item["state"], get_args(WaitState))
+    wait.answer = _event(item["answer"]) if wait.state == "answered" else None
     return wait
 
 
@@ -304,8 +330,8 @@ def _read_input(item: dict[str, Any], registry: TypeRegistry) -> OpenInput:
             " not name: register it with greenroom.codec.register_type"
         )
     left = item["left"]
-    expires_at = None if left is None else float(left)
-    asked_at = -float(item["age"])
+    expires_at = None if left is None else _seconds(left)
+    asked_at = -_seconds(item["age"])
     return OpenInput(
         _text(item["input_id"]),
         _event(item["request"]),
@@ -313,7 +339,7 @@ def _read_input(item: dict[str, Any], registry: TypeRegistry) -> OpenInput:
         _text(item["step"]),
         asked_at,
         expires_at,
-        item["wait"],
+        None if item["wait"] is None else _count(item["wait"]),
     )
 
 
@@ -332,6 +358,18 @@ def _text(value: Any) -> str:
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise TypeError(f"a count was expected, not {value!r}")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_SECONDS:
+        raise TypeError(f"a number of seconds was expected, not {value!r}")
+    return float(value)
+
+
+def _one_of(value: Any, words: tuple[str, ...]) -> Any:
+    if value not in words:
+        raise ValueError(f"one of {', '.join(words)} was expected, not {value!r}")
     return value
 
 

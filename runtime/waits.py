@@ -13,9 +13,10 @@ from typing import Any, Literal
 from greenroom.errors import InputAnsweredError, InputExpiredError, UnknownInputError
 from greenroom.events import Event, HumanResponseEvent
 
-__all__ = ["InputBook", "OpenInput", "Wait", "WaitBook"]
+__all__ = ["InputBook", "InputEnd", "OpenInput", "Wait", "WaitBook", "WaitState"]
 
 WaitState = Literal["open", "answered", "expired"]
+InputEnd = Literal["answered", "expired", "withdrawn"]
 
 
 class Wait:
@@ -148,7 +149,7 @@ class InputBook:
 
     def __init__(self) -> None:
         self.open: dict[str, OpenInput] = {}
-        self.closed: dict[str, Literal["answered", "expired", "withdrawn"]] = {}
+        self.closed: dict[str, InputEnd] = {}
 
     def find(self, input_id: str) -> OpenInput:
         """Return an open question.
@@ -169,7 +170,7 @@ class InputBook:
             raise InputAnsweredError(f"question '{input_id}' {said}")
         raise UnknownInputError(f"there is no question '{input_id}'; pending_inputs() lists those that are open")
 
-    def close(self, input_id: str | None, how: Literal["answered", "expired", "withdrawn"]) -> None:
+    def close(self, input_id: str | None, how: InputEnd) -> None:
         """Close a question, if it is open."""
         if input_id is not None and self.open.pop(input_id, None) is not None:
             self.closed[input_id] = how

@@ -234,6 +234,7 @@ class Workflow:
         finally:
             if ctx is not None:
                 ctx._port = link
+        handler.enter(state.origin)
         supervisor.watch(runtime.root)
         if self._verbose:
             supervisor.exposed = True

@@ -699,3 +699,23 @@ def test_a_stream_event_reaches_its_reader_while_the_step_goes_on(flow: Flavour)
     assert not handler.done()
     proceed.set()
     handler.result(DEADLINE)
+
+
+def test_an_error_that_nobody_has_asked_for_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A failed run whose handler is dropped unasked is not silent; one whose error was seen is."""
+
+    class Fails(Workflow):
+        @step
+        def fail(self, ev: StartEvent) -> StopEvent:
+            raise ValueError(f"lost {ev.n}")
+
+    with Runtime() as runtime:
+        Fails().run(n=1)
+        seen = Fails().run(n=2)
+        assert isinstance(seen.exception(timeout=20), ValueError)
+        assert wait_until(lambda: not runtime.runs)
+    del seen
+    gc.collect()
+    (record,) = [record for record in caplog.records if "nobody has asked" in record.message]
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "lost 1"
