@@ -244,6 +244,7 @@ def test_a_reader_whose_loop_has_closed_harms_nobody():
     """It waited when its loop went; the next event is for the others."""
     with Runtime(max_threads=2):
         handler = Asking().run()
+        assert isinstance(next(handler.stream_events(after=-1)), InputRequiredEvent)
         stream = handler.stream_events(after=0)
 
         async def give_up():
