@@ -82,7 +82,7 @@ def _field_hints(cls: Any) -> Iterator[Any]:
     else:
         return
     for base in cls.__mro__:
-        scope = vars(sys.modules[base.__module__])
+        scope = getattr(sys.modules.get(base.__module__), "__dict__", {})  # a module made by exec() is not there
         for name, raw in inspect.get_annotations(base).items():
             if name in names:
                 yield _resolved(raw, scope, dict(vars(base)))
