@@ -423,10 +423,13 @@ class RunState:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def _deliver(self, event: Event, step: str | None, now: float, effects: list[Effect]) -> bool:
+    def _deliver(
+        self, event: Event, step: str | None, now: float, effects: list[Effect], *, closes: bool = True
+    ) -> bool:
         """Give an event to the waits that it answers and to the steps that take it; return whether there was one.
 
-        A step that is answered in a wait does not take the same event as its input.
+        A step that is answered in a wait does not take the same event as its input. A person's answer also `closes` the
+        question that it answers, unless that was named and is closed.
         """
         answered: list[Wait] = self.waits.answered_by(event, step) if self.waits else []
         for wait in answered:
@@ -434,13 +437,13 @@ class RunState:
         steps = self.graph.route(type(event)) if step is None else (self.graph.steps[step],)
         if answered:
             if isinstance(event, HumanResponseEvent):
+                if closes and answered[0].input_id is None:
+                    self._close_question(event, answered[0].step)
                 return True
             waited = {wait.step for wait in answered}
             steps = tuple(spec for spec in steps if spec.name not in waited and self.graph.accepts(spec, type(event)))
-        elif self.inputs.open and isinstance(event, HumanResponseEvent):
-            question = self.inputs.oldest_without_wait(event)
-            if question is not None:
-                self.inputs.close(question.input_id, "answered")
+        elif closes and isinstance(event, HumanResponseEvent):
+            self._close_question(event, None)
         for spec in steps:
             self._admit(self._new_invocation(spec, event), now, effects)
         return bool(steps or answered)
@@ -738,6 +741,12 @@ class RunState:
         effects.append(AskPerson(question))
         return request
 
+    def _close_question(self, answer: Event, step: str | None) -> None:
+        """Close the question that an answer fits which named none: one of the step that had streamed it, or of any."""
+        question = self.inputs.oldest_without_wait(answer, step) if self.inputs.open else None
+        if question is not None:
+            self.inputs.close(question.input_id, "answered")
+
     def _responded(self, fact: Responded, now: float, effects: list[Effect]) -> None:
         try:
             question = self.inputs.find(fact.input_id)
@@ -748,7 +757,7 @@ class RunState:
             self._end_wait(self.waits.by_number[question.wait], fact.event, now, effects)
         else:
             self.inputs.close(question.input_id, "answered")
-            if not self._deliver(fact.event, None, now, effects):
+            if not self._deliver(fact.event, None, now, effects, closes=False):
                 self.held.append((fact.event, None))
         effects.append(Answer(fact.asker, None))
 

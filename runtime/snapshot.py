@@ -383,17 +383,33 @@ def _step(graph: Graph, name: Any) -> str:
 
 
 def _classes_in(function: types.FunctionType) -> Iterator[type[Any]]:
-    """Return the classes of data that a function's code names, among its module's globals and its closure."""
-    names = set(_names_in(function.__code__))
-    scope = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+    """Return the classes of data that a function's code names, and that of the functions of its package it calls."""
+    package = _package(function)
+    seen, todo = {function}, [function]
+    while todo:
+        for value in _values_named_in(todo.pop()):
+            if isinstance(value, type):
+                if issubclass(value, BaseModel | Enum) or dataclasses.is_dataclass(value):
+                    yield value
+            elif isinstance(value, types.FunctionType) and value not in seen and _package(value) == package:
+                seen.add(value)
+                todo.append(value)
+
+
+def _values_named_in(function: types.FunctionType) -> Iterator[Any]:
+    """Return what a function's code names among its module's globals and in its closure."""
+    for name in set(_names_in(function.__code__)):
+        if name in function.__globals__:
+            yield function.__globals__[name]
+    for cell in function.__closure__ or ():
         try:
-            scope[name] = cell.cell_contents
+            yield cell.cell_contents
         except ValueError:
             continue  # The closure's variable has no value yet.
-    for value in scope.values():
-        if isinstance(value, type) and (issubclass(value, BaseModel | Enum) or dataclasses.is_dataclass(value)):
-            yield value
+
+
+def _package(function: types.FunctionType) -> str:
+    return (function.__module__ or "").partition(".")[0]
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:

@@ -175,10 +175,11 @@ class InputBook:
         if input_id is not None and self.open.pop(input_id, None) is not None:
             self.closed[input_id] = how
 
-    def oldest_without_wait(self, event: Event) -> OpenInput | None:
-        """Return the question that an answer which went to no wait has answered: the oldest that it fits."""
+    def oldest_without_wait(self, event: Event, step: str | None) -> OpenInput | None:
+        """Return the oldest question that an answer fits and that no wait stands for; of one step, or of any."""
         wanted = event.get("input_id")
         for question in self.open.values():
-            if question.wait is None and isinstance(event, question.response) and wanted in (None, question.input_id):
+            fits = isinstance(event, question.response) and wanted in (None, question.input_id)
+            if question.wait is None and fits and step in (None, question.step):
                 return question
         return None

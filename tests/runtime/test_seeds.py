@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import hashlib
 import inspect
+import json
+import re
 import textwrap
 from typing import Any
 
@@ -284,3 +287,239 @@ def test_human_in_the_loop_with_events_of_ones_own() -> None:
         results.append(await handler)
     """
     assert run_program(program)["results"] == ["ran ls", "cancelled"]
+
+
+def test_stopping_and_resuming_between_human_responses() -> None:
+    """The context is put away as JSON, the run is cancelled, and another goes on when the answer comes."""
+    program = """
+    handler = workflow.run()
+    async for event in handler.stream_events():
+        if isinstance(event, InputRequiredEvent):
+            # Serialize the context, store it anywhere as a JSON blob
+            ctx_dict = handler.ctx.to_dict()
+            await handler.cancel_run()
+            break
+
+    ctx_dict = json.loads(json.dumps(ctx_dict))
+
+    # now we handle the human response once it comes in
+    response = input(event.prefix)
+
+    restored_ctx = Context.from_dict(workflow, ctx_dict)
+    handler = workflow.run(ctx=restored_ctx)
+
+    # Send the event to resume the workflow
+    handler.ctx.send_event(HumanResponseEvent(response=response))
+
+    # now we resume the workflow streaming with our restored context
+    async for event in handler.stream_events():
+        continue
+
+    final_result = await handler
+    """
+    person = Person()
+    variables = run_program(HUMAN + textwrap.dedent(program), {"input": person, "json": json})
+    assert variables["final_result"] == "42"
+    assert person.asked == ["Enter a number: "]
+    assert type(variables["event"]).__name__ == "StopEvent"
+
+
+DANGEROUS = """
+async def dangerous_task(ctx: Context) -> str:
+    \"\"\"A dangerous task that requires human confirmation.\"\"\"
+
+    # emit an event to the external stream to be captured
+    ctx.write_event_to_stream(
+        InputRequiredEvent(
+            prefix="Are you sure you want to proceed? ",
+            user_name="Laurie",
+        )
+    )
+
+    # wait until we see a HumanResponseEvent
+    response = await ctx.wait_for_event(
+        HumanResponseEvent, requirements={"user_name": "Laurie"}
+    )
+
+    # act on the input from the event
+    if response.response.strip().lower() == "yes":
+        return "Dangerous task completed successfully."
+    else:
+        return "Dangerous task aborted."
+
+
+class ToolWorkflow(Workflow):
+    @step
+    async def call_tool(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=await dangerous_task(ctx))
+
+
+workflow = ToolWorkflow()
+handler = workflow.run(user_msg="I want to proceed with the dangerous task.")
+
+async for event in handler.stream_events():
+    if isinstance(event, InputRequiredEvent):
+        # somebody else is not asked, and does not answer
+        handler.ctx.send_event(HumanResponseEvent(response="no", user_name="Logan"))
+        # capture keyboard input
+        response = input(event.prefix)
+        # send our response back
+        handler.ctx.send_event(
+            HumanResponseEvent(
+                response=response,
+                user_name=event.user_name,
+            )
+        )
+
+response = await handler
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [(" Yes ", "Dangerous task completed successfully."), ("no", "Dangerous task aborted.")],
+)
+def test_a_tool_gets_a_human_in_the_loop(answer: str, result: str) -> None:
+    """A function that a step calls asks over the stream and waits for the answer of the one whom it asked."""
+    assert run_program(DANGEROUS, {"input": lambda prefix: answer})["response"] == result
+
+
+CLI = """
+class CLICommand(Event):
+    command: str
+
+class CLIHumanInputEvent(InputRequiredEvent):
+    data: CLICommand
+
+class CLIHumanResponseEvent(HumanResponseEvent):
+    execute: bool
+
+entered = []
+
+async def cli_executor(ctx: Context, command: str) -> str:
+    entered.append(command)
+    # You can use other pattern to generate the waiter_id,
+    # but make sure it'll be same when we resume the workflow and re-execute the tool call.
+    waiter_id = hashlib.sha256(f"cli_executor:{command}".encode("utf-8")).hexdigest()
+
+    confirmation = await ctx.wait_for_event(
+        CLIHumanResponseEvent,
+        waiter_id=waiter_id,
+        waiter_event=CLIHumanInputEvent(
+            data=CLICommand(command=command),
+        ),
+    )
+    return f"ran {command}" if confirmation.execute else "cancelled"
+
+
+class CLIWorkflow(Workflow):
+    @step
+    async def call_tool(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=await cli_executor(ctx, ev.command))
+
+workflow = CLIWorkflow()
+"""
+
+
+def test_a_tool_waits_with_a_name_and_is_resumed_elsewhere() -> None:
+    """The question is asked once: the resumed run has it open, and does not stream it again."""
+    program = """
+    handler = workflow.run(command="ls")
+    async for event in handler.stream_events():
+        if isinstance(event, CLIHumanInputEvent):
+            ctx_dict = json.loads(json.dumps(handler.ctx.to_dict()))
+            await handler.cancel_run()
+            break
+
+    handler = workflow.run(ctx=Context.from_dict(workflow, ctx_dict))
+    handler.ctx.send_event(CLIHumanResponseEvent(execute=True))
+    rest = [event async for event in handler.stream_events()]
+    result = await handler
+    """
+    variables = run_program(CLI + textwrap.dedent(program), {"hashlib": hashlib, "json": json})
+    assert variables["result"] == "ran ls"
+    assert [type(event).__name__ for event in variables["rest"]] == ["StopEvent"]
+    assert variables["entered"] == ["ls", "ls"]
+
+
+# -- the same programs for code that blocks ----------------------------------------------------------------------------
+
+
+def as_sync(program: str) -> str:
+    """Turn a program into its synchronous twin: without `async` and `await`, and from `greenroom` itself."""
+    return re.sub(r"\b(async|await) ", "", textwrap.dedent(program))
+
+
+def run_sync_program(program: str, gaps: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run a program's synchronous twin, without any event loop; return its variables."""
+    variables: dict[str, Any] = {"__name__": "seed", **(gaps or {})}
+    exec(IMPORT.replace("greenroom.aio", "greenroom"), variables)
+    exec(compile(as_sync(program), "seed", "exec", dont_inherit=True), variables)
+    return variables
+
+
+def test_sync_manually_triggering_events() -> None:
+    """As its twin: two results are gathered in each of the runs."""
+    variables = run_sync_program(MANUAL + "results = [MyWorkflow().run().result() for _ in range(20)]")
+    assert [[event.result for event in result] for result in variables["results"]] == [["result", "result"]] * 20
+
+
+def test_sync_streaming_events(capsys: pytest.CaptureFixture[str]) -> None:
+    """As its twin: events are read with `for` while the run goes on."""
+    variables = run_sync_program(STREAMING.replace("await handler", "handler.result()"))
+    assert variables["result"] == "First step complete."
+    assert capsys.readouterr().out.splitlines() == ["msg='Step one is happening'", "result='First step complete.'"]
+
+
+@pytest.mark.parametrize("how", ["at once", "after a break", "in another run"])
+def test_sync_human_in_the_loop(how: str) -> None:
+    """As its twins: answered in the loop, after a break, and after the context was put away."""
+    program = """
+    handler = workflow.run()
+    rest = []
+    for event in handler.stream_events():
+        if isinstance(event, InputRequiredEvent):
+            if how == "in another run":
+                ctx_dict = json.loads(json.dumps(handler.ctx.to_dict()))
+                handler.cancel_run()
+            if how != "at once":
+                break
+            handler.ctx.send_event(HumanResponseEvent(response=input(event.prefix)))
+
+    if how != "at once":
+        response = input(event.prefix)
+        if how == "in another run":
+            handler = workflow.run(ctx=Context.from_dict(workflow, ctx_dict))
+        handler.ctx.send_event(HumanResponseEvent(response=response))
+        rest = list(handler.stream_events())
+
+    final_result = handler.result()
+    """
+    person = Person()
+    variables = run_sync_program(HUMAN + textwrap.dedent(program), {"input": person, "json": json, "how": how})
+    assert variables["final_result"] == "42"
+    assert person.asked == ["Enter a number: "]
+    assert len(variables["rest"]) == (how != "at once")
+
+
+def test_sync_tools_get_a_human_in_the_loop() -> None:
+    """As their twins: `def` functions that a `def` step calls wait where they stand."""
+    program = DANGEROUS.replace("response = await handler", "response = handler.result()")
+    variables = run_sync_program(program, {"input": lambda prefix: "yes"})
+    assert variables["response"] == "Dangerous task completed successfully."
+    program = """
+    handler = workflow.run(command="ls")
+    for event in handler.stream_events():
+        if isinstance(event, CLIHumanInputEvent):
+            ctx_dict = json.loads(json.dumps(handler.ctx.to_dict()))
+            handler.cancel_run()
+            break
+
+    handler = workflow.run(ctx=Context.from_dict(workflow, ctx_dict))
+    handler.ctx.send_event(CLIHumanResponseEvent(execute=False))
+    rest = [event for event in handler.stream_events()]
+    result = handler.result()
+    """
+    variables = run_sync_program(CLI + textwrap.dedent(program), {"hashlib": hashlib, "json": json})
+    assert variables["result"] == "cancelled"
+    assert [type(event).__name__ for event in variables["rest"]] == ["StopEvent"]
