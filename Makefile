@@ -45,4 +45,4 @@ FUZZ_LIMITS := -runs=200000 -max_len=512 -timeout=10 -rss_limit_mb=1024
 fuzz: ## Fuzz the decoder and the reader of snapshots, bounded (Python 3.11)
 	$(call install,cli dev fuzz)
 	@$(VPY) fuzz/codec.py $(FUZZ_LIMITS) $(ARGS)
-	@$(VPY) fuzz/snapshot.py $(FUZZ_LIMITS) -max_len=2048 $(ARGS)
+	@$(VPY) fuzz/snapshot.py $(FUZZ_LIMITS) -runs=20000 -max_len=2048 $(ARGS)

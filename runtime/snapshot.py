@@ -80,12 +80,12 @@ def read_document(graph: Graph, document: Any, registry: TypeRegistry) -> RunSta
     Raises:
         ContextSerdeError: If it is of a newer format, of another workflow or another graph, or not whole.
     """
-    _check_head(graph, document)
     try:
+        _check_head(graph, document)
         return _read(graph, document, registry)
     except ContextSerdeError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise ContextSerdeError(f"the snapshot of {graph.name} is not whole: {error!r}") from error
 
 

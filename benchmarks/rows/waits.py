@@ -6,9 +6,9 @@ the steps do to ours, measured in the same process.
 
 Park and resume: a `def` step waits in a loop. Each time it first sends an event to another step, which answers with
 `ctx.send_event`; so the figure holds, beside the wait, one invocation of that step, which is a hop, and the two threads
-that take turns, since a body that waits keeps its thread while a chain of hops stays on one. `hops` is the figure over a
-hop of `def` steps, measured just before in the same process. `outside_hops` is a wait that the main thread answers with
-`handler.send_event`, from that call to the line after the wait, over the same hop.
+that take turns, since a body that waits keeps its thread while a chain of hops stays on one. `hops` is the figure over
+a hop of `def` steps, measured just before in the same process. `outside_hops` is a wait that the main thread answers
+with `handler.send_event`, from that call to the line after the wait, over the same hop.
 
 Streaming past: a step writes events while another stands at a wait. `ratio` is the cost of an event with it over the
 cost without, the two measured in turn. The cost is the CPU time of the process and not the time that passes: how the
@@ -16,12 +16,13 @@ writer's thread and the reader's happen to meet changes the latter by a factor o
 """
 
 import asyncio
+import gc
 from contextlib import suppress
 from statistics import median
 from threading import Semaphore
 from time import perf_counter, process_time
 
-from benchmarks.row import Measure, Row, Target, faster, note_at_most
+from benchmarks.row import Measure, Row, Target, note_at_most
 
 GROWTH = 10
 
@@ -35,15 +36,22 @@ class SnapshotAfterLoop(Row):
     quick_size = 50
     target = Target(
         "≥ 50x faster, growth ≤ 1.5",
-        lambda result: (
-            None if result.ratio is None else result.ratio >= 50 and result.ours.notes["growth"] <= 1.5
-        ),
+        lambda result: None if result.ratio is None else result.ratio >= 50 and result.ours.notes["growth"] <= 1.5,
     )
     max_rounds = 3
 
     def ours(self) -> Measure:
-        from greenroom import Context, Event, Handler, HumanResponseEvent, Runtime, StartEvent, StopEvent
-        from greenroom import Workflow, step
+        from greenroom import (
+            Context,
+            Event,
+            Handler,
+            HumanResponseEvent,
+            Runtime,
+            StartEvent,
+            StopEvent,
+            Workflow,
+            step,
+        )
 
         class Begin(StartEvent):
             left: int
@@ -253,6 +261,7 @@ class StreamPastParked(Row):
         workflow = Writer(timeout=None)
 
         def write(events: int, parks: bool) -> float:
+            gc.collect()
             handler = workflow.run(events=events, parks=parks)
             count = sum(1 for _ in handler.stream_events())
             seconds = process_time() - handler.result()
