@@ -96,8 +96,7 @@ def dump_snapshot(document: dict[str, Any], registry: TypeRegistry) -> bytes:
         ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
     """
     body = encode(document, registry, root="run")
-    packed: bytes = msgpack.packb({"greenroom": FORMAT, "crc32": zlib.crc32(body), "document": body})
-    return packed
+    return bytes(msgpack.packb({"greenroom": FORMAT, "crc32": zlib.crc32(body), "document": body}) or b"")
 
 
 def load_snapshot(data: bytes, registry: TypeRegistry) -> Any:

@@ -83,7 +83,7 @@ class ModelRecipe(Recipe):
             meta["unset"] = sorted(name for name in fields if name not in fields_set)
         if private:
             meta["private"] = dict(sorted(private.items()))
-        return meta or None, fields
+        return meta or None, fields  # pyright: ignore[reportReturnType]  # it takes a __dict__ for a mappingproxy
 
     def make(self, meta: Any, fields: dict[str, object]) -> BaseModel:
         """Build the model."""
