@@ -4,11 +4,11 @@ ARGS ?=
 VPY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench
+.PHONY: help install run test check bench fuzz
 
 help: ## Print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf 'make %-8s %s\n' "$$name" "$$text"; done
-	@echo 'PYTHON=python3.13 chooses the interpreter (3.11 or newer), ARGS="..." is passed to run, test and bench.'
+	@echo 'PYTHON=python3.13 chooses the interpreter (3.11 or newer), ARGS="..." is passed to run, test, bench and fuzz.'
 
 # The version is asked for in words that any Python understands; tools/install.py may then use the language of 3.11.
 define install
@@ -39,3 +39,10 @@ check: ## Lint, formatting, types, layers
 bench: ## Measure against the peers, which it installs
 	$(call install,cli dev bench)
 	@$(VPY) -m benchmarks $(ARGS)
+
+FUZZ_LIMITS := -runs=200000 -max_len=512 -timeout=10 -rss_limit_mb=1024
+
+fuzz: ## Fuzz the decoder and the reader of snapshots, bounded (Python 3.11)
+	$(call install,cli dev fuzz)
+	@$(VPY) fuzz/codec.py $(FUZZ_LIMITS) $(ARGS)
+	@$(VPY) fuzz/snapshot.py $(FUZZ_LIMITS) -runs=20000 -max_len=2048 $(ARGS)

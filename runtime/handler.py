@@ -84,6 +84,7 @@ class Handler(concurrent.futures.Future[Any]):
         run_id: The run's id.
         ctx: The run's context, for its store and for running it again.
         supervisor: The address of the run's supervisor.
+        origin: What the ids of its questions begin with: the id of the run that first asked.
         is_limited: Whether the run counts towards `num_concurrent_runs`.
 
     Example:
@@ -110,7 +111,7 @@ class Handler(concurrent.futures.Future[Any]):
         self._link = link
         self._log = log
         self._stream = stream
-        self._origin = link.run_id
+        self.origin = link.run_id
         self._outcome: Outcome | None = None
         self._is_watched = False  # whether anybody has asked for the outcome or reads the stream
         self._awaiting: set[asyncio.Future[None]] = set()
@@ -311,11 +312,6 @@ class Handler(concurrent.futures.Future[Any]):
 
     # -- within the engine ---------------------------------------------------------------------------------------------
 
-    def enter(self, origin: str) -> None:
-        """Be found by the runtime as the one that asks what begins with `origin`, until the run ends."""
-        self._origin = origin
-        self._link.runtime.askers[origin] = self  # pyright: ignore[reportArgumentType]  # Self is a Handler
-
     def finish(self, outcome: Outcome) -> None:
         """Take the outcome. Called by the supervisor, in its turn."""
         if self._outcome is not None:
@@ -323,8 +319,8 @@ class Handler(concurrent.futures.Future[Any]):
         self._outcome = outcome
         runtime = self._link.runtime
         runtime.runs.pop(self.run_id, None)
-        if runtime.askers.get(self._origin) is self:
-            runtime.askers.pop(self._origin, None)
+        if runtime.askers.get(self.origin) is self:
+            runtime.askers.pop(self.origin, None)
         if outcome.error is None:
             self.set_result(outcome.result)
         else:

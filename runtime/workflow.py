@@ -234,7 +234,8 @@ class Workflow:
         finally:
             if ctx is not None:
                 ctx._port = link
-        handler.enter(state.origin)
+        handler.origin = state.origin
+        runtime.askers[state.origin] = handler
         supervisor.watch(runtime.root)
         if self._verbose:
             supervisor.exposed = True

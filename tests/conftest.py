@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 
+import hypothesis
 import pytest
 
 from tests.support import leaks
@@ -20,6 +21,12 @@ from tests.support import leaks
 # Seconds after a test's time limit, which is raised in the main thread, until the process is ended. A test that blocks
 # signals, or swallows the failure and goes on, gets no further.
 HARD_STOP_AFTER = 15.0
+
+# No time limit of an example, which a busy machine may break; and the same examples each time, so that a red run repeats.
+# HYPOTHESIS_PROFILE=search draws new ones.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 _stderr = pytest.StashKey[int]()
 

@@ -9,6 +9,7 @@ from benchmarks.rows.hops import AsyncHop, DefHop
 from benchmarks.rows.memory import RetainedMemory
 from benchmarks.rows.runs import OneStepRun
 from benchmarks.rows.streams import Stream1, Stream50
+from benchmarks.rows.waits import ParkAndResume, SnapshotAfterLoop, StreamPastParked
 
 ROWS: tuple[type[Row], ...] = (
     DefHop,
@@ -21,4 +22,7 @@ ROWS: tuple[type[Row], ...] = (
     Stream50,
     SideBySide,
     RetainedMemory,
+    SnapshotAfterLoop,
+    ParkAndResume,
+    StreamPastParked,
 )

@@ -11,6 +11,7 @@ import pytest
 
 from greenroom import (
     Context,
+    ContextSerdeError,
     Event,
     HumanResponseEvent,
     InputAnsweredError,
@@ -418,3 +419,31 @@ def test_the_runtime_lists_and_answers_the_questions_of_all_its_runs() -> None:
         assert [handler.result(timeout=20) for handler in handlers] == [(1, 2)] * 3
         with pytest.raises(UnknownInputError):
             runtime.respond(told[0] + "x", {})
+
+
+def test_the_runtime_answers_the_run_that_asked_even_where_two_go_on_from_one_snapshot() -> None:
+    """A question is found by its id; where one of two restored runs has ended, the other is still found."""
+    with Runtime() as runtime:
+        workflow = Parked()
+        handler = workflow.run()
+        (asked,) = questions(handler, 1)
+        data = handler.ctx.snapshot()
+        handler.cancel_run()
+        first, second = (workflow.run(ctx=Context.restore(workflow, data)) for _ in range(2))
+        runtime.respond(asked.input_id, {"approved": True})
+        second.result(timeout=20)
+        assert first.status == "running"
+        runtime.respond(asked.input_id, {"approved": True})
+        first.result(timeout=20)
+        assert not runtime.askers
+        with pytest.raises(UnknownInputError):
+            runtime.respond(asked.input_id, {"approved": True})
+
+
+def test_a_snapshot_whose_graph_is_no_graph_is_refused() -> None:
+    """A damaged graph is a ContextSerdeError like any other damage."""
+    workflow = Parked()
+    for damaged in ({"ask": 1}, {"join": [None, [3]]}, {1: []}):
+        document = Context(workflow).to_dict() | {"graph": damaged}
+        with pytest.raises(ContextSerdeError):
+            Context.from_dict(workflow, document)
