@@ -83,7 +83,6 @@ def read_document(graph: Graph, document: Any, registry: TypeRegistry) -> RunSta
         ContextSerdeError: If it is not whole.
     """
     try:
-        _check_head(graph, document)
         return _read(graph, document, registry)
     except ContextSerdeError:
         raise

@@ -22,7 +22,7 @@ from tests.support import leaks
 # signals, or swallows the failure and goes on, gets no further.
 HARD_STOP_AFTER = 15.0
 
-# No time limit of an example, which a busy machine may break; and the same examples each time, so that a red run repeats.
+# No time limit of an example, which a busy machine may break, and the same examples each time, so that red repeats.
 # HYPOTHESIS_PROFILE=search draws new ones.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None)
