@@ -7,7 +7,6 @@ order: internal events, events, the end. A reader looks in the opposite order, s
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -59,14 +58,14 @@ class StreamLog:
 class StreamActor(PooledActor):
     """Appends to the log and wakes the readers that wait for more.
 
-    A reply that waits is held by whoever waits for it. Readers that gave up, as one that waits with a timeout again and
-    again, so leave no more than a dead reference, and those are swept out before they make up most of the list.
+    A reader that gives up, as one that waits with a timeout again and again, answers its reply itself; such replies are
+    swept out before they make up most of the list.
     """
 
     def __init__(self, dispatcher: Dispatcher, log: StreamLog) -> None:
         super().__init__(dispatcher)
         self._log = log
-        self._waiting: list[weakref.ref[Reply]] = []
+        self._waiting: list[Reply] = []
         self._sweep_at = _SWEEP_FROM
         self._grown = False
 
@@ -90,9 +89,9 @@ class StreamActor(PooledActor):
         ):
             reply.set(None)
         else:
-            self._waiting.append(weakref.ref(reply))
+            self._waiting.append(reply)
             if len(self._waiting) > self._sweep_at:
-                self._waiting = [waiting for waiting in self._waiting if waiting() is not None]
+                self._waiting = [waiting for waiting in self._waiting if not waiting.done]
                 self._sweep_at = max(_SWEEP_FROM, 2 * len(self._waiting))
 
     def on_turn_end(self) -> None:
@@ -112,10 +111,8 @@ class StreamActor(PooledActor):
 
     def _wake_all(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for reference in waiting:
-            reply = reference()
-            if reply is not None:
-                reply.set(None)
+        for reply in waiting:
+            reply.set(None)
 
 
 class Subscription:
@@ -224,7 +221,10 @@ async def await_reply(reply: Reply, dispatcher: Dispatcher) -> Any:
                 return  # The loop was closed; nobody awaits this any more.
 
         reply.notify(wake)
-        await future
+        try:
+            await future
+        finally:
+            reply.set()  # If the await was given up: whoever holds the reply sees that nobody wants it any more.
     return reply.get(timeout=0)
 
 

@@ -262,6 +262,38 @@ def test_a_reader_whose_loop_has_closed_harms_nobody():
         assert [type(event) for event in other] == [StopEvent]
 
 
+def test_a_reader_that_nobody_holds_is_kept_while_it_waits():
+    """A task that was started and forgotten reads on, though nothing but its wait for the next event keeps it alive."""
+
+    async def main():
+        seen = []
+        over = asyncio.Event()
+
+        async def read():
+            async for event in handler.stream_events(after=-1):
+                seen.append(type(event))
+            over.set()
+
+        def start():
+            task = asyncio.ensure_future(read())
+            return weakref.ref(task)
+
+        handler = Asking().run()
+        task = start()
+        while not seen or handler._stream.actor._waiting == []:
+            await asyncio.sleep(0.001)
+        for _ in range(3):
+            gc.collect()
+            await asyncio.sleep(0)
+        assert task() is not None
+        handler.send_event(HumanResponseEvent())
+        await asyncio.wait_for(over.wait(), SOON)
+        return seen
+
+    with Runtime(max_threads=2):
+        assert asyncio.run(main()) == [InputRequiredEvent, StopEvent]
+
+
 def test_a_subscription_that_is_dropped_is_freed():
     """Readers are held by those who read, and by nobody else."""
     with Runtime(max_threads=2):
