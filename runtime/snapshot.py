@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from enum import Enum
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgpack
 from pydantic import BaseModel
@@ -99,8 +99,7 @@ def dump_snapshot(document: dict[str, Any], registry: TypeRegistry) -> bytes:
     head = encode({key: document[key] for key in _HEAD}, registry)
     body = encode({key: value for key, value in document.items() if key not in _HEAD}, registry, root="run")
     checksum = zlib.crc32(body, zlib.crc32(head))
-    packed: bytes = msgpack.packb({"greenroom": FORMAT, "crc32": checksum, "head": head, "document": body})
-    return packed
+    return cast("bytes", msgpack.packb({"greenroom": FORMAT, "crc32": checksum, "head": head, "document": body}))
 
 
 def load_snapshot(graph: Graph, data: bytes, registry: TypeRegistry) -> Any:

@@ -66,7 +66,7 @@ class ModelRecipe(Recipe):
 
     def take(self, value: BaseModel) -> tuple[object, dict[str, object]]:
         """Return the fields, extra ones last; the private attributes and the fields left unset are the rest."""
-        fields = value.__dict__
+        fields: dict[str, object] = vars(value)
         if tuple(fields) != self._names:
             # Another order, or `cached_property` values, which are computed again.
             try:
