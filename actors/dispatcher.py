@@ -126,6 +126,9 @@ class Dispatcher(Protocol):
     def drive(self, waitable: Waitable) -> None:
         """Do the work that leads to it, where no thread of the dispatcher does; called before it is awaited."""
 
+    def checkpoint(self) -> None:
+        """Let others go on where bodies are given turns; called by a body that looks whether it is still wanted."""
+
     def now(self) -> float:
         """Return the time, in seconds of a clock that does not go back."""
         ...

@@ -221,6 +221,9 @@ class PoolDispatcher:
     def drive(self, waitable: Waitable) -> None:
         """The workers do it."""
 
+    def checkpoint(self) -> None:
+        """Bodies run side by side."""
+
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def now(self) -> float:

@@ -1,43 +1,69 @@
 """The dispatcher for tests: everything of a run on a schedule drawn from a seed, with a virtual clock.
 
-One thing runs at a time. Whoever waits, as the thread that calls `handler.result()`, drives: it draws what runs next
-among the actors that have messages, the bodies that can go on, and the event loop, and lets it do one message, one
-stretch of a body up to its next call into the engine, or one callback of the loop. So the same seed gives the same run,
-and other seeds give other interleavings. Each step takes up to a millisecond of virtual time; when nothing can run the
-clock jumps to the next deadline, so that no test waits for time to pass.
+One thing runs at a time: an actor handles one message, a body runs up to its next call into the engine, or the event
+loop runs one callback. Each has a rank that is drawn from the seed, and the lowest goes next. So the same seed gives
+the same run, and other seeds give other interleavings. On half of the seeds all ranks are drawn again at each step,
+which finds what takes turns; on the others each keeps its rank until it has run, which finds what comes in late by many
+steps. Each takes up to a millisecond of
+virtual time; when nothing can run the clock jumps to the next deadline, so that no test waits for time to pass.
 
-Threads. The body of a `def` step needs a thread to stand on, its strand; but a strand runs only between `resume` and
-the next `pause`, while the driver is blocked in `resume`. So all state here is touched by one thread at a time.
+Threads. Nothing runs but while somebody outside waits, as the thread that calls `handler.result()`: a visitor. It
+starts a worker (see `greenroom.actors.strand`) and blocks; an interrupt strikes it there, where it does no harm. Only
+the worker that holds the baton draws and touches the state here, except for what any thread may do: schedule an actor,
+come as a visitor, or leave by an interrupt, each a single operation on a list. The baton is a lock that is held while
+there are visitors: who comes enters `_visitors` first and tries the baton then; the worker that saw no more of them
+lets go first and looks again then.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import contextlib
 import heapq
 import itertools
+import logging
+import math
 import random
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pykka._envelope import Envelope
 
 from greenroom.actors.base import here
-from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Waitable
-from greenroom.errors import DeadlockError, StepCancelled
+from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Unlimited, Waitable
+from greenroom.actors.seeded_loop import SeededLoop
+from greenroom.actors.strand import Call, Strand, Worker, closed_gate
+from greenroom.context import current_step
+from greenroom.errors import DeadlockError
 
 if TYPE_CHECKING:
     from greenroom.actors.base import PooledActor, Ref
 
 __all__ = ["SeededDispatcher"]
 
-# What comes due: a message for an actor, a callback of the loop, or nothing but the time itself.
-_Due: TypeAlias = Timer | asyncio.TimerHandle | None
+# What comes due: a message for an actor, or a callback of the loop.
+_Due: TypeAlias = Timer | asyncio.TimerHandle
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _STEP_SECONDS = 0.001
+logger = logging.getLogger("greenroom.actors")
+
+
+class _Visitor:
+    """A thread outside that waits: until something is done, until a time, or until all that is due has run."""
+
+    def __init__(self, is_done: Callable[[], bool] | None, deadline: float | None) -> None:
+        self.is_done = is_done
+        self.deadline = deadline
+        self.gate = closed_gate()
+        self.error: DeadlockError | None = None
+
+    def is_over(self, now: float, idle: bool) -> bool:
+        late = self.deadline is not None and now >= self.deadline
+        if self.is_done is None:
+            return idle and (late or self.deadline is None)
+        return late or self.is_done()
 
 
 class SeededDispatcher:
@@ -45,6 +71,7 @@ class SeededDispatcher:
 
     Attributes:
         trace: What ran, in order.
+        loop: The event loop.
     """
 
     batch = 1
@@ -57,123 +84,269 @@ class SeededDispatcher:
         """
         self.closed = False
         self.trace: list[str] = []
-        self._random = random.Random(seed)
+        self.loop = SeededLoop(self)
+        self._random = random.Random(seed).random
+        self._redraws = self._random() < 0.5
         self._now = 0.0
-        self._actors: list[PooledActor] = []
-        self._strands: list[_Strand] = []
-        self._spare: list[_Strand] = []
+        self._actors: dict[PooledActor, float] = {}  # With their ranks.
+        self._loop_rank = 0.0
+        self._strands: list[Strand] = []
         self._timers: list[tuple[float, int, _Due]] = []
         self._serial = itertools.count()
-        self._loop = _SeededLoop(self)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._driving = threading.Lock()  # Held by the thread that drives.
+        self._baton = threading.Lock()
+        self._visitors: list[_Visitor] = []
+        self._idle: list[Worker] = []
+        self._stopping = False  # Whether whoever holds the baton is to let go of it.
+        self._draining = threading.Lock()  # Held by the thread that gives the turns after the shutdown.
 
     # -- turns and bodies ----------------------------------------------------------------------------------------------
 
     def schedule(self, actor: PooledActor) -> None:
+        # `actor.scheduled` stays False: so every message comes by here, and a body pauses at each.
+        if actor not in self._actors:
+            self._actors[actor] = self._random()
         if self.closed:
-            actor.run_turn()
-            return
-        actor.scheduled = True
-        self._actors.append(actor)
+            self._drain()
+        else:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Let others go on, if a body calls."""
         strand = here.lane
-        if isinstance(strand, _Strand) and strand.dispatcher is self:
-            strand.pause(None)
+        if type(strand) is Strand and strand.dispatcher is self and not self.closed:
+            strand.pause()
 
     def serve(self, actor: PooledActor, envelope: Envelope[Any]) -> None:
-        if self.closed or self.on_loop_thread():
-            # A coroutine cannot be paused in a call that it does not await: the actor is served in place.
-            actor.put_unannounced(envelope)
-            reply: Any = envelope.reply_to
-            while not actor.empty() and not reply.done and actor.serve_here():
-                continue
-        else:
-            actor.put(envelope)
+        actor.put(envelope)
 
     def execute(self, body: Body) -> None:
-        if self.closed:
-            body.run()
-            return
-        strand = self._spare.pop() if self._spare else _Strand(self)
-        strand.body = body
-        self._strands.append(strand)
+        if self.closed and isinstance(body, Unlimited):
+            _call_back(body)
+        else:
+            self._strands.append(Strand(self, body, self._random()))
+
+    def forget(self, strand: Strand) -> None:
+        """Take out a strand whose body has ended."""
+        self._strands.remove(strand)
 
     def execute_async(self, body: AsyncBody) -> None:
-        self._loop.call_soon(self._begin, body)
+        self.loop.call_soon(body.create_task, self.loop)
 
     def report_async(self, body: AsyncBody) -> None:
         body.report()
 
-    def _begin(self, body: AsyncBody) -> None:
-        task = body.create_task(self._loop)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def call(self, function: Callable[[], Any]) -> Call:
+        """Have a function run as a body."""
+        call = Call(self, function, _nobody_to_tell)
+        self.execute(call)
+        return call
 
-    # -- waiting is driving --------------------------------------------------------------------------------------------
+    # -- waiting -------------------------------------------------------------------------------------------------------
 
     def wait(self, waitable: Waitable, timeout: float | None = None) -> bool:
+        if waitable.is_done():
+            return True
         strand = here.lane
-        if isinstance(strand, _Strand) and strand.dispatcher is self:
+        if type(strand) is Strand and strand.dispatcher is self:
             return strand.wait(waitable, timeout)
-        if self.on_loop_thread():
-            raise DeadlockError("the event loop of a seeded runtime cannot block: await instead")
-        return self._drive(waitable.is_done, timeout)
+        if self.closed:
+            waitable.block(timeout)
+        elif self.on_loop_thread():
+            self._serve_loop(waitable)
+        elif timeout is None or timeout > 0:
+            self._visit(waitable.is_done, timeout)
+        return waitable.is_done()
 
     def drive(self, waitable: Waitable) -> None:
-        if here.lane is None and not self.on_loop_thread() and not self.closed:
-            self._drive(waitable.is_done, None)
+        if not self.on_loop_thread() and not self.closed:
+            self.wait(waitable)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the loop and return its result."""
+        try:
+            self._refuse_inside()
+        except DeadlockError:
+            coroutine.close()
+            raise
+        task = self.loop.create_task(coroutine)
+        self._visit(task.done, None)
+        return task.result()
 
     def run_until_idle(self) -> None:
         """Run all that can run without the clock having to jump."""
-        with self._driving:
-            while self._step():
-                continue
+        self._visit(None, None)
 
     def advance(self, seconds: float) -> None:
         """Let virtual time pass, and run all that comes due in it."""
-        self._drive(lambda: False, seconds)
+        self._visit(None, seconds)
 
-    def _drive(self, is_done: Callable[[], bool], timeout: float | None) -> bool:
-        deadline = None if timeout is None else self._now + timeout
-        with self._driving:
-            while not is_done():
-                if deadline is not None and self._now >= deadline:
-                    return False
-                if self._step():
+    def _visit(self, is_done: Callable[[], bool] | None, timeout: float | None) -> None:
+        """Block while others run, until it is done; at most `timeout` virtual seconds."""
+        self._refuse_inside()
+        if self.closed:
+            return
+        visitor = _Visitor(is_done, None if timeout is None else self._now + timeout)
+        self._visitors.append(visitor)
+        try:
+            if self._baton.acquire(blocking=False):
+                self._employ(None)
+            visitor.gate.acquire()
+        except BaseException:
+            self._let_go(visitor)
+            raise
+        if visitor.error is not None:
+            raise visitor.error
+
+    def _refuse_inside(self) -> None:
+        """Raise where waiting would stop what is waited for."""
+        strand = here.lane
+        if self.on_loop_thread() or (type(strand) is Strand and strand.dispatcher is self):
+            raise DeadlockError(
+                "only the test itself can run the schedule: within a step or a coroutine, wait or await"
+            )
+        supervisor = getattr(current_step.get(None), "supervisor", None)
+        if supervisor is not None and supervisor.actor.dispatcher is self and strand is None:
+            raise DeadlockError(
+                "on a seeded runtime a step cannot wait for the engine on a thread that it started itself; use"
+                " asyncio.to_thread, or test this on a real Runtime"
+            )
+
+    def _serve_loop(self, waitable: Waitable) -> None:
+        """Run the actors that a coroutine needs which blocks in a call that it does not await."""
+        while not waitable.is_done() and self._actors:
+            self._run_actor(min(self._actors, key=self._actors.__getitem__))
+        if not waitable.is_done():
+            raise DeadlockError("the event loop of a seeded runtime cannot block: await instead")
+
+    # -- the baton -----------------------------------------------------------------------------------------------------
+
+    def switch(self, worker: Worker, paused: Strand | None) -> Strand | None:
+        """Draw until a body goes on. Called by the worker that holds the baton, which holds it again at the return.
+
+        Args:
+            worker: The calling thread.
+            paused: The strand that stands on it, or None if it is free.
+
+        Returns:
+            `paused` when it is drawn; for a free worker, a strand to begin, or None when it is to end.
+        """
+        lane, here.lane = here.lane, None
+        # A body that runs a loop of its own: callbacks of ours must not run within that.
+        drawing = asyncio._get_running_loop() is None
+        if not drawing:
+            self._employ(None)
+            worker.gate.acquire()
+        while drawing:
+            strand = None if worker.ended else self._next()
+            if strand is paused and paused is not None:
+                break
+            if paused is None:
+                if worker.ended or (strand is not None and strand.worker is None):
+                    return strand
+                self._idle.append(worker)
+            if strand is None:
+                self._baton.release()
+                if self._visitors and not self._stopping and self._baton.acquire(blocking=False):
+                    if paused is None:
+                        self._idle.remove(worker)
                     continue
-                due = self._next_deadline()
-                if due is None and deadline is None:
-                    raise DeadlockError(
-                        "nothing is left to run, no timer is set, and what is waited for has not come; the last steps"
-                        f" were: {', '.join(self.trace[-10:])}"
-                    )
-                self._now = max(self._now, min(at for at in (due, deadline) if at is not None))
-        return True
+            elif strand.worker is None:
+                self._employ(strand)
+            else:
+                strand.worker.gate.release()
+            worker.gate.acquire()
+            if paused is not None:
+                break
+            strand, worker.strand = worker.strand, None
+            if strand is not None:
+                return strand
+        here.lane = lane
+        return paused
 
-    def _step(self) -> bool:
-        """Run one thing; return whether there was one."""
-        self._fire_timers()
-        strands = [strand for strand in self._strands if strand.can_run()]
-        choices = len(self._actors) + len(strands) + (1 if self._loop.callbacks else 0)
-        if not choices:
-            return False
-        self._now += self._random.random() * _STEP_SECONDS
-        chosen = self._random.randrange(choices)
-        if chosen < len(self._actors):
-            actor = self._actors.pop(chosen)
-            self.trace.append(type(actor).__name__)
-            actor.run_turn()
-        elif chosen - len(self._actors) < len(strands):
-            strand = strands[chosen - len(self._actors)]
-            self.trace.append(strand.label)
-            strand.resume()
-            if strand.body is None:
-                self._strands.remove(strand)
-                self._spare.append(strand)
-        else:
-            self.trace.append("loop")
-            self._loop.run_one()
-        return True
+    def _employ(self, strand: Strand | None) -> None:
+        """Give the baton to a free worker, to begin a body or to draw one."""
+        worker = self._idle.pop() if self._idle else Worker(self)
+        worker.strand = strand
+        worker.gate.release()
+
+    def _let_go(self, visitor: _Visitor) -> None:
+        with contextlib.suppress(ValueError):  # An interrupt and the end of the wait may meet.
+            self._visitors.remove(visitor)
+            visitor.gate.release()
+
+    # -- drawing -------------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Strand | None:
+        """Run actors and callbacks until a body is drawn, and return its strand; None when nobody waits any more."""
+        while True:
+            self._let_go_if_over(idle=False)
+            if not self._visitors or self._stopping:
+                return None
+            self._fire_timers()
+            chosen: PooledActor | Strand | None = None
+            lowest = 1.0
+            if self._redraws:
+                self._redraw()
+            for actor, rank in self._actors.items():
+                if rank < lowest:
+                    chosen, lowest = actor, rank
+            for strand in self._strands:
+                if strand.rank < lowest and strand.can_run(self._now):
+                    chosen, lowest = strand, strand.rank
+            if self.loop.callbacks and self._loop_rank < lowest:
+                self._tick()
+                self._loop_rank = self._random()
+                self.trace.append("loop")
+                self.loop.run_one()
+            elif chosen is None:
+                self._pass_time()
+            elif isinstance(chosen, Strand):
+                self._tick()
+                chosen.rank = self._random()
+                self.trace.append(chosen.body.label)
+                return chosen
+            else:
+                self._tick()
+                self._run_actor(chosen)
+
+    def _redraw(self) -> None:
+        draw = self._random
+        for actor in self._actors:
+            self._actors[actor] = draw()
+        for strand in self._strands:
+            strand.rank = draw()
+        self._loop_rank = draw()
+
+    def _tick(self) -> None:
+        self._now += self._random() * _STEP_SECONDS
+
+    def _run_actor(self, actor: PooledActor) -> None:
+        del self._actors[actor]
+        self.trace.append(type(actor).__name__)
+        actor.run_turn()
+
+    def _let_go_if_over(self, idle: bool) -> None:
+        for visitor in self._visitors.copy():
+            if visitor.is_over(self._now, idle):
+                self._let_go(visitor)
+
+    def _pass_time(self) -> None:
+        """Nothing can run: let those go who wait for that, and the clock jump to what is next."""
+        self._let_go_if_over(idle=True)
+        if not self._visitors:
+            return
+        times = [strand.until for strand in self._strands] + [visitor.deadline for visitor in self._visitors.copy()]
+        due = min((at for at in (*times, self._next_deadline()) if at is not None), default=math.inf)
+        if due < math.inf:
+            self._now = max(self._now, due)
+            return
+        visitor = self._visitors[0]
+        visitor.error = DeadlockError(
+            "nothing is left to run, no timer is set, and what is waited for has not come; in a test, what others are"
+            " to do meanwhile goes into runtime.spawn(...), and a coroutine into runtime.run(...). The last steps"
+            f" were: {', '.join(self.trace[-10:])}"
+        )
+        self._let_go(visitor)
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -192,7 +365,7 @@ class SeededDispatcher:
         timer.cancelled = True
 
     def add_deadline(self, at: float, what: _Due) -> None:
-        """Have a timer fire, a handle of the loop run, or just the clock stop, at a virtual time."""
+        """Have a timer fire, or a handle of the loop run, at a virtual time."""
         heapq.heappush(self._timers, (at, next(self._serial), what))
 
     def _next_deadline(self) -> float | None:
@@ -205,148 +378,77 @@ class SeededDispatcher:
             what = heapq.heappop(self._timers)[2]
             if isinstance(what, Timer):
                 what.ref.tell_control(what.message)
-            elif what is not None:
-                self._loop.callbacks.append(what)
+            else:
+                self.loop.callbacks.append(what)
 
     # -- the rest of the seam ------------------------------------------------------------------------------------------
 
     def on_loop_thread(self) -> bool:
-        return asyncio._get_running_loop() is self._loop
+        return asyncio._get_running_loop() is self.loop
 
     def dead_letter(self, actor: PooledActor, message: Any) -> None:
         self.trace.append(f"dead letter of {type(actor).__name__}: {type(message).__name__}")
 
     def shutdown(self, timeout: float) -> None:
+        # A body that blocks for real keeps the baton: it is left behind, as on a pool.
+        self._stopping = True
+        self._baton.acquire(timeout=timeout)
         self.closed = True
-        for task in list(self._tasks):
+        self._drain()
+        self._end_tasks(timeout)
+        workers, self._idle = self._idle, []
+        for strand in self._strands.copy():
+            if strand.worker is not None:
+                workers.append(strand.worker)
+            elif isinstance(strand.body, Unlimited):
+                _call_back(strand.body)
+        for worker in workers:
+            worker.ended = True
+            worker.gate.release()
+            worker.join(timeout)
+        self._drain()
+        for visitor in self._visitors.copy():
+            self._let_go(visitor)
+        self.loop.close()
+
+    def _end_tasks(self, seconds: float) -> None:
+        """Cancel all tasks, and give them some virtual time to end."""
+        for task in list(self.loop.tasks):
             task.cancel()
-        while self._loop.callbacks:
-            self._loop.run_one()
-        for strand in (*self._strands, *self._spare):
-            strand.end(timeout)
-        self._strands.clear()
-        self._spare.clear()
-        for actor in self._actors:
-            actor.run_turn()
-        self._actors.clear()
-        self._loop.close()
-
-
-class _Strand:
-    """A thread for bodies that runs only while the driver lets it."""
-
-    def __init__(self, dispatcher: SeededDispatcher) -> None:
-        self.dispatcher = dispatcher
-        self.body: Body | None = None
-        self._waits_for: Waitable | None = None
-        self._until: float | None = None
-        self._go = threading.Semaphore(0)
-        self._back = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
-
-    @property
-    def label(self) -> str:
-        """The step whose body it runs."""
-        return "" if self.body is None else self.body.label
-
-    def can_run(self) -> bool:
-        """Return whether it waits for nothing, or for what has come."""
-        timed_out = self._until is not None and self.dispatcher.now() >= self._until
-        return self._waits_for is None or self._waits_for.is_done() or timed_out
-
-    def resume(self) -> None:
-        """Let it run up to its next pause. Called by the driver."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="greenroom-strand", daemon=True)
-            contextvars.Context().run(self._thread.start)
-        self._go.release()
-        self._back.acquire()
-
-    def pause(self, waits_for: Waitable | None) -> None:
-        """Give control back until the driver draws this strand again. Called by the body."""
-        if self.dispatcher.closed:
-            return
-        self._waits_for = waits_for
-        self._back.release()
-        self._go.acquire()
-        self._waits_for = None
-        if self.dispatcher.closed:
-            raise StepCancelled("the seeded runtime was shut down")
-
-    def wait(self, waitable: Waitable, timeout: float | None) -> bool:
-        """Pause until something is done, at most for some virtual seconds."""
-        if timeout is not None:
-            self._until = self.dispatcher.now() + timeout
-            self.dispatcher.add_deadline(self._until, None)
-        while not waitable.is_done() and (self._until is None or self.dispatcher.now() < self._until):
-            self.pause(waitable)
-        self._until = None
-        return waitable.is_done()
-
-    def end(self, timeout: float) -> None:
-        """Unwind the body that is paused, and end the thread."""
-        if self._thread is not None:
-            self._go.release()
-            self._thread.join(timeout)
-
-    def _run(self) -> None:
-        while not self.dispatcher.closed:
-            self._go.acquire()
-            if self.body is None or self.dispatcher.closed:
+        if self.loop.callbacks or self.loop.tasks:
+            self.loop.create_task(self.loop.shutdown_asyncgens())
+        until = self._now + seconds
+        while self.loop.tasks or self.loop.callbacks:
+            if self.loop.callbacks:
+                self.loop.run_one()
+            elif (due := self._next_deadline()) is not None and due < until:
+                self._now = max(self._now, due)
+                self._fire_timers()
+            else:
                 return
-            here.lane = self
+
+    def _drain(self) -> None:
+        """Give turns until nobody wants one. Not from within a turn: mailboxes may be longer than stacks are deep."""
+        while self._actors and self._draining.acquire(blocking=False):
             try:
-                self.body.run()
+                while self._actors:
+                    actor = next(iter(self._actors))
+                    del self._actors[actor]
+                    actor.run_turn()
             finally:
-                here.lane = None
-                body, self.body = self.body, None
-                body.report()
-                del body
-                self._back.release()
+                self._draining.release()
 
 
-class _SeededLoop(asyncio.SelectorEventLoop):
-    """An event loop that keeps virtual time and runs one callback when it is told to."""
+def _call_back(body: Unlimited) -> None:
+    try:
+        body.run()
+    except BaseException:
+        logger.exception("a callback failed")
 
-    def __init__(self, dispatcher: SeededDispatcher) -> None:
-        super().__init__()
-        self._dispatcher = dispatcher
-        self.callbacks: deque[asyncio.Handle] = deque()
 
-    def time(self) -> float:
-        return self._dispatcher.now()
-
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
-        handle = asyncio.Handle(callback, args, self, context)
-        self.callbacks.append(handle)
-        return handle
-
-    def call_soon_threadsafe(  # type: ignore[override]
-        self, callback: Any, *args: Any, context: Any = None
-    ) -> asyncio.Handle:
-        return self.call_soon(callback, *args, context=context)
-
-    def call_at(  # type: ignore[override]
-        self, when: float, callback: Any, *args: Any, context: Any = None
-    ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self._dispatcher.add_deadline(when, handle)
-        return handle
-
-    def run_one(self) -> None:
-        """Run the callback that has waited longest."""
-        handle = self.callbacks.popleft()
-        if handle.cancelled():
-            return
-        outer = asyncio._get_running_loop()
-        asyncio._set_running_loop(self)
-        try:
-            handle._run()
-        finally:
-            asyncio._set_running_loop(outer)
+def _nobody_to_tell(call: Call) -> None:
+    """A call that a test made is asked for its result."""
 
 
 def _is_dropped(what: _Due) -> bool:
-    if what is None:
-        return False
     return what.cancelled if isinstance(what, Timer) else what.cancelled()

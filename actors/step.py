@@ -14,7 +14,6 @@ import os
 import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
@@ -93,6 +92,20 @@ def _binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[_Body], A
     return lambda body: function(**{context: body.context, event: body.invocation.event})
 
 
+def _let_go(error: BaseException) -> None:
+    """Let go of what the frames hold that led to an error and to those behind it. They keep their line numbers."""
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            traceback.clear_frames(current.__traceback__)
+            pending += [current.__cause__, current.__context__]
+            if isinstance(current, BaseExceptionGroup):
+                pending += current.exceptions
+
+
 class _Body:
     """One attempt at an invocation of a `def` step. It is also the port of the context that the step is given."""
 
@@ -161,6 +174,10 @@ class _Body:
     def _note_failure(self, error: BaseException) -> None:
         if isinstance(error, StepPassivated):
             return  # The next attempt goes on from here.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals is globals():
+            trace = trace.tb_next  # The frames of this module come first, and tell the user nothing.
+        error.__traceback__ = trace
         if isinstance(error, StepCancelled | asyncio.CancelledError):
             if self.cancelled:
                 return
@@ -170,9 +187,8 @@ class _Body:
             )
             wrapped.__cause__ = error
             error = wrapped
-        # The frames keep their line numbers for the traceback, and let go of everything else they hold.
-        traceback.clear_frames(error.__traceback__)
-        self.fact = Failed(self.invocation.number, self.attempt, error, datetime.now(UTC))
+        _let_go(error)
+        self.fact = Failed(self.invocation.number, self.attempt, error, self._actor.dispatcher.wall_time())
 
     def forked(self) -> None:
         """Refuse everything from now on: this is a forked child, and the run is its parent's."""
@@ -202,6 +218,10 @@ class _Body:
     def running_steps(self) -> list[str]:
         """A step does not look at the others."""
         raise WorkflowRuntimeError("running_steps() is for handler.ctx")
+
+    def checkpoint(self) -> None:
+        """Let others go on, where bodies are given turns."""
+        self._actor.dispatcher.checkpoint()
 
     def tell(self, fact: Any) -> None:
         """Hand a fact to the supervisor."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.context import AsyncContext as Context
 from greenroom.context import ContextCore, check_sendable
@@ -79,3 +79,14 @@ class Workflow(BlockingWorkflow):
     """A workflow whose `run` returns a handler for code that awaits. Its steps may be `async def` or `def`."""
 
     _handler_class: ClassVar[type[BlockingHandler]] = Handler
+
+    if TYPE_CHECKING:
+
+        def run(
+            self,
+            ctx: ContextCore[Any] | None = None,
+            start_event: StartEvent | None = None,
+            *,
+            run_id: str | None = None,
+            **kwargs: Any,
+        ) -> Handler: ...

@@ -12,7 +12,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, cast
+
+from typing_extensions import TypeVar
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
@@ -51,7 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
 
-S = TypeVar("S")
+# A bare `Context` is one of any state: another step of the workflow may have named the model.
+S = TypeVar("S", default=Any)
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 MAX_DELAY = 1e9  # Thirty years; a larger number is a mistake, and the clock cannot add it.
@@ -104,6 +107,9 @@ class StepPort(RunPort, Protocol):
     def context(self) -> Any:
         """The context that the step is given."""
         ...
+
+    def checkpoint(self) -> None:
+        """Let others go on, where bodies are given turns."""
 
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
@@ -375,11 +381,15 @@ class ContextCore(ContextBase, Generic[S]):
     @property
     def cancelled(self) -> bool:
         """Whether the result of this step is no longer wanted. A long `def` step looks at it now and then."""
-        return self._within_step("cancelled").cancelled
+        step = self._within_step("cancelled")
+        step.checkpoint()
+        return step.cancelled
 
     def check_cancelled(self) -> None:
         """Raise `StepCancelled`, which unwinds the step, if its result is no longer wanted."""
-        if self._within_step("check_cancelled()").cancelled:
+        step = self._within_step("check_cancelled()")
+        step.checkpoint()
+        if step.cancelled:
             raise StepCancelled("the run has ended or was cancelled, or the step took longer than its timeout")
 
     # -- outside -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,6 +47,13 @@ class Event(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True, protected_namespaces=())
+
+    # Type checkers are told that undeclared fields can be read, and given to the classes that declare none.
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __getitem__(self, key: str) -> Any:
         if key in type(self).model_fields:
@@ -99,6 +106,10 @@ class Event(BaseModel):
 class StartEvent(Event):
     """Begins a run. `workflow.run(**kwargs)` builds it from its keyword arguments."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
 
 class StopEvent(Event):
     """Ends a run. Its `result` is the result of the run; a subclass is itself the result.
@@ -114,9 +125,17 @@ class StopEvent(Event):
 class InputRequiredEvent(Event):
     """Asks a person. Returned by a step it is streamed, and the run waits for a `HumanResponseEvent`."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
 
 class HumanResponseEvent(Event):
     """A person's answer, sent into the run from outside."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
 
 
 class StepFailedEvent(Event):

@@ -408,13 +408,15 @@ class RunState:
         self._fail(fact.error, effects)
 
     def _became_quiet(self, fact: BecameQuiet, now: float, effects: list[Effect]) -> None:
-        if not self.is_quiet or self._idle_noted:
+        if not self.is_quiet:
             return
         if self._drain_error is not None:
             self._end(Outcome("cancelled", WorkflowCancelledEvent(), self._drain_error), effects)
             return
-        self._idle_noted = True
-        self.notes.append((self.published, WorkflowIdleEvent))
+        if not self._idle_noted:
+            self._idle_noted = True
+            self.notes.append((self.published, WorkflowIdleEvent))
+        # Asked at each rest: what the run has waited for may have come since, and led nowhere.
         may_go_on = self.graph.asks_people or self.inputs.open or self.waits or self._delayed
         if self.on_stuck == "fail" and not may_go_on:
             self._fail(WorkflowStuckError(self._describe_stuck()), effects)

@@ -11,13 +11,12 @@ import itertools
 import os
 import secrets
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from greenroom.actors.base import here
 from greenroom.actors.dispatcher import Unlimited
@@ -122,7 +121,7 @@ class Runtime:
         self._tokens: list[Token[Runtime | None]] = []
         _living.add(self)
 
-    def __enter__(self) -> Runtime:
+    def __enter__(self) -> Self:
         self.check_usable()
         self._tokens.append(_current.set(self))
         return self
@@ -157,11 +156,12 @@ class Runtime:
             # In this order: a run that begins enters `runs` before it looks at `draining`, and one that ends leaves
             # `runs` before it does.
             self.draining = True
-            deadline = None if timeout is None else time.monotonic() + timeout
+            now = self.dispatcher.now
+            deadline = None if timeout is None else now() + timeout
             finished, runs = True, self.runs.copy()
             while finished:
                 drained = self.root.ask(Drain(runs, error), block=False)
-                finished = self.dispatcher.wait(drained, deadline and max(0.0, deadline - time.monotonic()))
+                finished = self.dispatcher.wait(drained, None if deadline is None else max(0.0, deadline - now()))
                 # Runs at work may have begun others before they ended.
                 runs = self.runs.copy()
                 if not runs:

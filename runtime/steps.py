@@ -90,10 +90,13 @@ class StepSpec:
             )
         got = "None" if value is None else describe(value)
         declared = " | ".join([cls.__name__ for cls in self.returns] + ["None"] * self.returns_none)
-        fix = "add it to the return annotation" if value is None or isinstance(value, Event) else "return an event"
-        raise WorkflowRuntimeError(
-            f"step '{self.name}' returned {got}, but declares -> {declared}; {fix}, or mend the step"
-        )
+        if value is None:
+            fix = "return an event, or add None to the return annotation"
+        elif isinstance(value, Event):
+            fix = "add it to the return annotation, or mend the step"
+        else:
+            fix = "return an event"
+        raise WorkflowRuntimeError(f"step '{self.name}' returned {got}, but declares -> {declared}; {fix}")
 
 
 @overload
@@ -166,7 +169,10 @@ def _decorate(
     frame: types.FrameType,
 ) -> Any:
     if not inspect.isfunction(function):
-        raise WorkflowValidationError(f"@step decorates functions and methods, not {describe(function)}")
+        raise WorkflowValidationError(
+            f"@step decorates functions and methods, not {describe(function)}; options go by name, as in"
+            " @step(num_workers=8)"
+        )
     name = function.__qualname__
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
         raise WorkflowValidationError(f"@step on '{name}': num_workers must be an integer greater than 0")
@@ -187,7 +193,7 @@ def _decorate(
     setattr(function, _OPTIONS, options)
     if workflow is not None:
         add_step = getattr(workflow, "add_step", None)
-        if not callable(add_step):
+        if not isinstance(workflow, type) or not callable(add_step):
             raise WorkflowValidationError(f"@step on '{name}': workflow= must be a Workflow class, not {workflow!r}")
         add_step(function)
     elif _is_free(function):

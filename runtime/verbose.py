@@ -11,7 +11,7 @@ from greenroom.events import Event, StepState, StepStateChanged, StopEvent, Unha
 if TYPE_CHECKING:
     from greenroom.handler import Handler
 
-__all__ = ["print_progress"]
+__all__ = ["describe", "print_progress"]
 
 logger = logging.getLogger("greenroom.verbose")
 
@@ -20,7 +20,7 @@ def print_progress(handler: Handler) -> None:
     """Print a line for whatever happens in a run, until it ends."""
     write = _writer()
     for event in handler.stream_events(after=-1, expose_internal=True):
-        line = _describe(event)
+        line = describe(event)
         if line is not None:
             write(line)
 
@@ -33,7 +33,8 @@ def _writer() -> Callable[[str], None]:
     return lambda line: print(line, flush=True)
 
 
-def _describe(event: Event) -> str | None:
+def describe(event: Event) -> str | None:
+    """Return a line that tells of an event; None where it is not worth one."""
     match event:
         case StepStateChanged(step_state=StepState.RUNNING):
             return f"[{event.name}:{event.worker_id}] started from {event.input_event_name}"

@@ -157,8 +157,13 @@ class Workflow:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(
-        self, ctx: Any = None, start_event: StartEvent | None = None, *, run_id: str | None = None, **kwargs: Any
-    ) -> Any:
+        self,
+        ctx: ContextCore[Any] | None = None,
+        start_event: StartEvent | None = None,
+        *,
+        run_id: str | None = None,
+        **kwargs: Any,
+    ) -> Handler:
         """Begin a run and return its handler at once. Any thread may call, with or without an event loop.
 
         Args:
@@ -245,7 +250,10 @@ class Workflow:
         if ctx is None:
             return False
         if not isinstance(ctx, ContextCore):
-            raise ContextStateError(f"run(ctx=...) takes a Context, not {describe(ctx)}")
+            raise ContextStateError(
+                f"run(ctx=...) takes a Context, not {describe(ctx)}; give the fields of the start event by name, or the"
+                " event as run(start_event=...)"
+            )
         if ctx._step is not None:
             raise ContextStateError(
                 "run(ctx=...) takes the context of a run that has ended, not that of a step at work"

@@ -6,7 +6,7 @@ import sys
 import typing
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import Any, TypeVar, cast, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -81,8 +81,9 @@ def _field_hints(cls: Any) -> Iterator[Any]:
         names = set(getattr(cls, "_fields", ())) | getattr(cls, "__annotations__", {}).keys()
     else:
         return
-    for base in inspect.getmro(cast("type[Any]", cls)):
-        scope = getattr(sys.modules.get(base.__module__), "__dict__", {})  # a module made by exec() is not there
+    for base in cls.__mro__:  # pyright: ignore[reportAttributeAccessIssue]  # is_dataclass narrows to an instance
+        module = sys.modules.get(base.__module__)  # None for a class of code that was only executed
+        scope = {} if module is None else vars(module)
         for name, raw in inspect.get_annotations(base).items():
             if name in names:
                 yield _resolved(raw, scope, dict(vars(base)))

@@ -66,7 +66,7 @@ class ModelRecipe(Recipe):
 
     def take(self, value: BaseModel) -> tuple[object, dict[str, object]]:
         """Return the fields, extra ones last; the private attributes and the fields left unset are the rest."""
-        fields: dict[str, object] = vars(value)
+        fields = value.__dict__
         if tuple(fields) != self._names:
             # Another order, or `cached_property` values, which are computed again.
             try:
@@ -83,7 +83,7 @@ class ModelRecipe(Recipe):
             meta["unset"] = sorted(name for name in fields if name not in fields_set)
         if private:
             meta["private"] = dict(sorted(private.items()))
-        return meta or None, fields
+        return meta or None, fields  # pyright: ignore[reportReturnType]  # it takes a __dict__ for a mappingproxy
 
     def make(self, meta: Any, fields: dict[str, object]) -> BaseModel:
         """Build the model."""

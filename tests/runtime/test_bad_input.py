@@ -333,6 +333,7 @@ def test_all_faults_are_in_one_message() -> None:
         ({"retry_policy": 3}, "retry_policy must have a method next()"),
         ({"skip_graph_checks": ["nonsense"]}, "unknown graph checks ['nonsense']; known are"),
         ({"workflow": 3}, "workflow= must be a Workflow class, not 3"),
+        ({"workflow": Write()}, "workflow= must be a Workflow class, not <"),
         ({"workflow": Workflow}, "subclass Workflow, and add steps to the subclass"),
     ],
 )
@@ -350,6 +351,8 @@ def test_step_on_what_is_no_function_is_refused() -> None:
     """@step decorates functions; anything else is refused at once."""
     with pytest.raises(WorkflowValidationError, match="@step decorates functions and methods, not an instance of int"):
         step(3)  # type: ignore[type-var]
+    with pytest.raises(WorkflowValidationError, match=r"options go by name, as in @step\(num_workers=8\)"):
+        step(8)  # type: ignore[type-var]
     with pytest.raises(WorkflowValidationError, match="not the class Part"):
         step(Part)
     with pytest.raises(WorkflowValidationError, match="not an instance of staticmethod"):
@@ -461,6 +464,7 @@ def test_a_wrong_start_is_refused_by_run(arguments: dict[str, Any], expected: st
     ("context", "expected"),
     [
         ("text", r"run\(ctx=...\) takes a Context, not an instance of str"),
+        (StartEvent(), r"an instance of StartEvent; give .* by name, or the event as run\(start_event=...\)"),
         (Context, r"run\(ctx=...\) takes a Context, not the class Context"),
     ],
 )
@@ -555,9 +559,9 @@ def test_a_wrong_loop_is_refused() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (None, "step 'one' returned None, but declares -> Part | StopEvent; add it to the return annotation, or mend"),
+        (None, "step 'one' returned None, but declares -> Part | StopEvent; return an event, or add None to"),
         (Other(), "step 'one' returned an instance of Other, but declares -> Part | StopEvent; add it to the return"),
-        (3, "step 'one' returned an instance of int, but declares -> Part | StopEvent; return an event, or mend"),
+        (3, "step 'one' returned an instance of int, but declares -> Part | StopEvent; return an event"),
         (Part, "step 'one' returned the class Part, but declares -> Part | StopEvent; return an event"),
         ([Part()], "step 'one' returned an instance of list, but declares -> Part | StopEvent; return an event"),
     ],

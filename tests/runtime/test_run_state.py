@@ -625,6 +625,19 @@ def test_a_stuck_run_names_a_complete_collection_that_nobody_took() -> None:
     )
 
 
+def test_a_run_that_rested_before_is_stuck_when_its_delayed_event_is_not_taken() -> None:
+    """It rests while the delay lasts; when nobody takes the event that it waited for, nothing can end it any more."""
+    play = begun(make_spec("work", Left))
+    play.send("begin", Right(), delay=5.0)
+    play.finish("begin")
+    play.rest()
+    assert play.outcome is None
+    play.advance(5.0)
+    play.rest()
+    assert play.outcome is not None
+    assert isinstance(play.outcome.error, WorkflowStuckError)
+
+
 @pytest.mark.parametrize("reason", ["steps hear people", "a question is open", "an event is delayed", "on_stuck"])
 def test_a_run_that_may_go_on_is_not_stuck(reason: str) -> None:
     """It is idle: told once on the internal stream until something starts again."""

@@ -522,7 +522,7 @@ def test_a_step_may_return_what_it_declares() -> None:
     ("value", "message"),
     [
         (B(), "returned an instance of B, but declares -> A | StopEvent; add it to the return annotation"),
-        (None, "returned None, but declares -> A | StopEvent; add it to the return annotation"),
+        (None, "returned None, but declares -> A | StopEvent; return an event, or add None to the return annotation"),
         (A, "returned the class A, but declares -> A | StopEvent; return an event"),
         (5, "returned an instance of int, but declares -> A | StopEvent; return an event"),
     ],

@@ -1,0 +1,168 @@
+"""The commands `greenroom run` and `greenroom resume`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from greenroom.cli.faults import CommandError
+from greenroom.cli.saved import check_writable, hold, read_saved
+from greenroom.cli.screen import Screen
+from greenroom.cli.session import ExitCode, Session
+from greenroom.cli.source import load_workflow, make_start_event
+from greenroom.context import Context
+from greenroom.errors import ContextSerdeError, GreenroomError
+from greenroom.workflow import Workflow
+
+__all__ = ["app"]
+
+_EPILOG = (
+    "Exit codes: 0 the run succeeded; 1 it failed; 2 the command was wrong and no run began; "
+    "75 the run was saved and can be resumed; 130 it was cancelled."
+)
+
+app = typer.Typer(
+    name="greenroom",
+    help="Run workflows at a terminal, answer their questions, put them away and go on with them later.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"greenroom {version('greenroom')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+Timeout = Annotated[float | None, typer.Option(help="Seconds that the run may be at work; waiting for people is free.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what the steps do, long values, tracebacks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs. Nobody is asked.")]
+
+
+@app.command(epilog=_EPILOG)
+def run(
+    workflow: Annotated[str, typer.Argument(metavar="MODULE:WORKFLOW", help="A Workflow class, or an object of one.")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Fields of the start event, as JSON or text.")
+    ] = None,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+    snapshot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to save the run if it is interrupted.")
+    ] = None,
+) -> None:
+    """Run a workflow: show its stream, ask its questions, print its result.
+
+    Modules are looked for in the current directory first. Questions are asked on the terminal. Ctrl-C, Ctrl-D at a
+    question, SIGTERM and the loss of the terminal save the run to a file (by default WORKFLOW-ID.greenroom in the
+    current directory) and print the command that goes on with it. So does a run that needs an answer where there is no
+    terminal to ask at, once it can do nothing else.
+    """
+    screen = Screen(as_json, verbose)
+
+    def start(_: ExitStack) -> Session:
+        _check_timeout(timeout)
+        if snapshot is not None:
+            check_writable(snapshot)
+        made = load_workflow(workflow)
+        event = make_start_event(made.start_event_class, fields or [])
+        _set_timeout(made, timeout)
+        handler = made.run(start_event=event)
+        path = snapshot or Path(f"{type(made).__name__}-{handler.run_id}.greenroom")
+        return Session(handler, workflow, path, _options(timeout), screen)
+
+    raise typer.Exit(_carry_out(start, screen))
+
+
+@app.command(epilog=_EPILOG)
+def resume(
+    file: Annotated[Path, typer.Argument(help="The file that the run was saved to.")],
+    workflow: Annotated[
+        str | None, typer.Argument(metavar="[MODULE:WORKFLOW]", help="The workflow, as it was given to `run`.")
+    ] = None,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was saved.
+
+    A file cannot choose what is imported: name the workflow, as the printed command does, or confirm the name that is
+    in the file at the terminal. If the run is interrupted again it is saved to the same file. When it has succeeded the
+    file is removed, so that nothing is done twice; when it fails the file stays.
+    """
+    screen = Screen(as_json, verbose)
+
+    def start(held: ExitStack) -> Session:
+        _check_timeout(timeout)
+        check_writable(file)
+        held.enter_context(hold(file))
+        saved = read_saved(file)
+        reference = workflow or _confirmed(saved.workflow, file, screen)
+        made = load_workflow(reference)
+        _set_timeout(made, timeout)
+        try:
+            context: Any = Context.restore(made, saved.snapshot)
+        except ContextSerdeError as error:
+            raise CommandError(f"cannot go on with {file}: {error}") from error
+        return Session(made.run(ctx=context), reference, file, _options(timeout), screen)
+
+    raise typer.Exit(_carry_out(start, screen, spent=file))
+
+
+def _carry_out(start: Callable[[ExitStack], Session], screen: Screen, spent: Path | None = None) -> int:
+    """Begin and follow a run, remove the file that its success has spent, and return the exit code."""
+    with ExitStack() as held:
+        try:
+            session = start(held)
+        except GreenroomError as error:
+            screen.error(str(error), error.__cause__ or error)
+            return ExitCode.USAGE
+        except (KeyboardInterrupt, typer.Abort):
+            screen.note("\nInterrupted: no run had begun.")
+            return ExitCode.CANCELLED
+        code = session.drive()
+        if code is ExitCode.SUCCESS and spent is not None:
+            spent.unlink(missing_ok=True)
+        return code
+
+
+def _confirmed(reference: str, file: Path, screen: Screen) -> str:
+    """Return the workflow that a file names once the person has agreed to import it."""
+    if not screen.can_ask:
+        raise CommandError(f"name the workflow to go on with; {file} says that it is {reference}")
+    if not typer.confirm(f"{file} goes on with {reference}. Import and run it?", err=True):
+        raise CommandError("nothing was imported; name the workflow to go on with")
+    return reference
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+        raise CommandError(f"--timeout takes seconds greater than 0, not {timeout:g}")
+
+
+def _set_timeout(workflow: Workflow, timeout: float | None) -> None:
+    if timeout is not None:
+        workflow.timeout = timeout
+
+
+def _options(timeout: float | None) -> list[str]:
+    return [] if timeout is None else ["--timeout", f"{timeout:g}"]
