@@ -317,13 +317,15 @@ class PoolDispatcher:
         try:
             # An empty context: from Python 3.14 on, a thread may inherit that of whoever starts it.
             contextvars.Context().run(thread.start)
-        except RuntimeError:
+        except RuntimeError as error:
             self._started = False
             with self._lock:
                 self._threads.discard(thread)
                 if counted:
                     self._awake -= 1
-            logger.warning("no further thread can be started; steps wait for one that is busy")
+            # From Python 3.12 on an interpreter that ends starts no threads; that is no news to anybody.
+            if "interpreter shutdown" not in str(error):
+                logger.warning("no further thread can be started; steps wait for one that is busy")
             return False
         return True
 

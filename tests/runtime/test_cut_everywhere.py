@@ -129,28 +129,29 @@ def cuts_noted(cuts: list[Cut]) -> Iterator[None]:
         yield
 
 
-def check_every_cut(make: Callable[[list[str]], Workflow], seed: int, every: int = 1) -> int:
+def check_every_cut(make: Callable[[list[str]], Workflow], seed: int, max_parked: int = 1000) -> int:
     """Run a workflow uncut, then from each of its cuts; return how many there were.
 
     Args:
         make: Makes the workflow. It notes its effects in the list that it is given.
         seed: Decides the schedules.
-        every: Takes only each so-manieth cut.
+        max_parked: How many bodies may wait on their threads.
     """
     cuts: list[Cut] = []
     effects: list[str] = []
-    with SeededRuntime(seed), cuts_noted(cuts):
+    with SeededRuntime(seed) as runtime, cuts_noted(cuts):
+        runtime.parking._max_parked = max_parked
         handler = make(effects).run()
         whole = live(handler, -1)
     assert len(set(whole.input_ids)) == len(whole.input_ids)
     expected = Counter(effects)
     assert max(expected.values(), default=1) == 1, "an effect was done twice, though nothing was cut"
-    for number in range(0, len(cuts), every):
-        cut = cuts[number]
+    for number, cut in enumerate(cuts):
         more: list[str] = []
         workflow = make(more)
         try:
-            with SeededRuntime(seed + number + 1):
+            with SeededRuntime(seed + number + 1) as runtime:
+                runtime.parking._max_parked = max_parked
                 rest = live(workflow.run(ctx=Context.restore(workflow, cut.data)), cut.published - 1)
             assert rest.result == whole.result
             assert Counter(whole.stream[: cut.published] + rest.stream) == Counter(whole.stream)
@@ -302,9 +303,12 @@ class Stages(Workflow):
 
 @pytest.mark.parametrize("make", [Approvals, Coroutines, Retries, Stages])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_cut_run_ends_as_the_one_that_was_not_cut(make: Callable[[list[str]], Workflow], seed: int) -> None:
-    """After every message: the same outcome, the same stream, and every effect once."""
-    assert check_every_cut(make, seed) > 10
+@pytest.mark.parametrize("max_parked", [0, 1000])
+def test_a_cut_run_ends_as_the_one_that_was_not_cut(
+    make: Callable[[list[str]], Workflow], seed: int, max_parked: int
+) -> None:
+    """After every message: the same outcome, the same stream, and every effect once; with threads held and freed."""
+    assert check_every_cut(make, seed, max_parked) > 10
 
 
 # -- random workflows --------------------------------------------------------------------------------------------------
