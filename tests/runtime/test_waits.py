@@ -359,7 +359,7 @@ class Parked(Workflow):
         ctx.send_event(Ping(n=3))
         return Done(n=receipt if answer.approved else 0)
 
-    @step
+    @step(num_workers=1)  # so that what comes first is counted in first
     def join(self, ctx: Context, ev: Done | Ping) -> StopEvent | None:
         got = ctx.collect_events(ev, {Ping: 2, Done: 1})
         return got and StopEvent(result=[event.n for event in got])
