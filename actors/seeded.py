@@ -35,8 +35,8 @@ from greenroom.actors.base import here
 from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Unlimited, Waitable
 from greenroom.actors.seeded_loop import SeededLoop
 from greenroom.actors.strand import Call, Strand, Worker, closed_gate
-from greenroom.context import current_step
 from greenroom.errors import DeadlockError
+from greenroom.ports import current_step
 
 if TYPE_CHECKING:
     from greenroom.actors.base import PooledActor, Ref

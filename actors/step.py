@@ -20,11 +20,12 @@ from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.parking import Parking
 from greenroom.actors.stream import await_reply
-from greenroom.context import AsyncContext, Context, ContextCore, current_step, step_has_ended
+from greenroom.context import AsyncContext, Context, ContextCore
 from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
 from greenroom.facts import CancelInvocation, Failed, Finished, PassivateAsked, StartInvocation, WaitAsked
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
+from greenroom.ports import current_step, step_has_ended
 from greenroom.steps import StepSpec
 
 if TYPE_CHECKING:

@@ -6,32 +6,26 @@ run's supervisor. `Context` blocks where an answer is needed; `AsyncContext` is 
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 from typing_extensions import TypeVar
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
 from greenroom.facts import (
-    Caller,
     CollectAsked,
     EventArrived,
     EventSent,
     EventWritten,
-    Fact,
     Inspect,
     OnceAsked,
     OnceDone,
     WaitAsked,
 )
 from greenroom.graph import EventKind, Graph
-from greenroom.run_state import RunState
+from greenroom.ports import HasGraph, RestingPort, RunPort, StepPort, current_step, step_has_ended
 from greenroom.snapshot import (
     document_from_dict,
     document_to_dict,
@@ -41,14 +35,13 @@ from greenroom.snapshot import (
     registry_for,
     take_document,
 )
-from greenroom.state import UNSET, StateStore, StoreCall
 from greenroom.steps import ContextBase, describe
+from greenroom.store import AsyncStore, Store
 
 if TYPE_CHECKING:
     from typing import Self
 
     from greenroom.codec import TypeRegistry
-    from greenroom.invocation import Invocation
     from greenroom.retry import RetryInfo
 
 __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
@@ -58,150 +51,6 @@ S = TypeVar("S", default=Any)
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 MAX_DELAY = 1e9  # Thirty years; a larger number is a mistake, and the clock cannot add it.
-
-
-class RunPort(Protocol):
-    """The way from a context to the supervisor of its run."""
-
-    @property
-    def graph(self) -> Graph:
-        """The workflow's graph."""
-        ...
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        ...
-
-    def ask(self, fact: Any) -> Any:
-        """Hand over a fact and block until it is answered."""
-        ...
-
-    async def ask_async(self, fact: Any) -> Any:
-        """Hand over a fact and await its answer."""
-        ...
-
-    def now(self) -> float:
-        """Return the time of the run's clock, in seconds."""
-        ...
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the run is going on."""
-        ...
-
-    def running_steps(self) -> list[str]:
-        """Return the names of the steps that have an invocation running."""
-        ...
-
-
-class StepPort(RunPort, Protocol):
-    """The way from the context of one attempt at an invocation."""
-
-    invocation: Invocation
-    attempt: int
-    cancelled: bool
-    fact: Any  # what the attempt ended with; None while it runs
-
-    @property
-    def context(self) -> Any:
-        """The context that the step is given."""
-        ...
-
-    def checkpoint(self) -> None:
-        """Let others go on, where bodies are given turns."""
-
-    def tell(self, fact: Fact) -> None:
-        """Hand over a fact."""
-
-    def wait(self, fact: WaitAsked) -> Any:
-        """Hand over a wait and block until it has ended."""
-        ...
-
-    async def wait_async(self, fact: WaitAsked) -> Any:
-        """Hand over a wait and await its end."""
-        ...
-
-    def nth(self, name: str) -> int:
-        """Return how often this attempt has asked for this name before."""
-        ...
-
-    def forked(self) -> None:
-        """Refuse everything from now on: this is a forked child, and the run is its parent's."""
-
-
-class HasGraph(Protocol):
-    """What a context needs to know of a workflow."""
-
-    @property
-    def graph(self) -> Graph:
-        """The workflow's graph."""
-        ...
-
-
-class RestingPort:
-    """The port of a context whose run has not begun, or was put away in a snapshot.
-
-    Attributes:
-        state: The run that was put away, with a clock that stands at 0; or None.
-    """
-
-    run_id = ""
-    is_running = False
-
-    @classmethod
-    def of(cls, state: RunState) -> RestingPort:
-        """Return the port of a run that was put away."""
-        port = cls(state.graph, state.store)
-        port.state = state
-        return port
-
-    def now(self) -> float:
-        """Return the time of the run's clock, which stands still."""
-        return 0.0
-
-    def __init__(self, graph: Graph, store: StateStore | None = None) -> None:
-        self.graph = graph
-        self.state: RunState | None = None
-        self.store = store if store is not None else StateStore(graph.state_type)
-        # Protects the store, which any thread may fill before the run begins, and `_handed_over`.
-        self._lock = threading.Lock()
-        self._handed_over = False
-
-    def hand_over(self) -> StateStore:
-        """Give the store to the run that begins. Only the first of those that race for the context gets it."""
-        with self._lock:
-            if self._handed_over:
-                raise ContextStateError("this context is in use by a run that has just begun")
-            self._handed_over = True
-            return self.store
-
-    def ask(self, fact: Any) -> Any:
-        if isinstance(fact, Inspect):
-            state = self.state if self.state is not None else RunState(self.graph, self.run_id, store=self.store)
-            return fact.read(state)
-        if not isinstance(fact, StoreCall):
-            raise ContextStateError("this needs a running workflow: call workflow.run(ctx=ctx) first")
-        answers: list[tuple[Any, BaseException | None]] = []
-        with self._lock:
-            if self._handed_over:
-                raise ContextStateError("this context has just gone on to a run; try again")
-            self.store.call(fact, lambda _, value, error: answers.append((value, error)))
-        if not answers:
-            raise ContextStateError("another thread has edit_state() open; before the run begins nobody waits in line")
-        value, error = answers[0]
-        if error is not None:
-            raise error
-        return value
-
-    async def ask_async(self, fact: Any) -> Any:
-        return self.ask(fact)
-
-    def running_steps(self) -> list[str]:
-        return []
-
-
-current_step: ContextVar[StepPort] = ContextVar("greenroom_step")
 
 
 class ContextCore(ContextBase, Generic[S]):
@@ -666,145 +515,6 @@ class AsyncContext(ContextCore[S]):
         return AsyncStore(self)
 
 
-class Store(Generic[S]):
-    """The state of a run, from code that waits by blocking. A path is text such as `user.tags.0`; "" is the whole."""
-
-    __slots__ = ("_context", "_owner")
-
-    def __init__(self, context: ContextCore[S]) -> None:
-        # Not its port: when the context runs again, a store that somebody kept goes with it.
-        self._context = context
-        self._owner = _owner(context._step)
-
-    def get(self, path: str, default: Any = UNSET) -> Any:
-        """Return what is at a path: the state's own object, to be read, not changed.
-
-        Raises:
-            ValueError: If nothing is there and no default was given.
-        """
-        return self._ask("get", path, default)
-
-    def set(self, path: str, value: Any) -> None:
-        """Put a value at a path, making dicts on the way. It waits while somebody edits.
-
-        Raises:
-            ValueError: If the path is empty or too deep, or no index of a list on its way.
-        """
-        self._ask("set", path, value)
-
-    def get_state(self) -> S:
-        """Return a shallow copy of the whole state."""
-        return cast("S", self._ask("get_state"))
-
-    def set_state(self, state: Any) -> None:
-        """Replace the whole state; one of a base class only replaces the fields that it has.
-
-        Raises:
-            ValueError: If it is of another class.
-        """
-        self._ask("set_state", state)
-
-    def clear(self) -> None:
-        """Set the state back to its defaults."""
-        self._ask("clear")
-
-    @contextmanager
-    def edit_state(self) -> Iterator[S]:
-        """Edit a copy of the state that takes its place on a normal end of the block; on an exception nothing changes.
-
-        Meanwhile others read the state as it was, and their writes wait. Writing to the store inside the block raises
-        RuntimeError, since it would wait for itself.
-
-        Example:
-            >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
-            >>> class Add(Workflow):
-            ...     @step
-            ...     def add(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            ...         with ctx.store.edit_state() as state:
-            ...             state["total"] = state.get("total", 0) + ev.n
-            ...         return StopEvent(result=ctx.store.get("total"))
-            >>> Add().run(n=2).result()
-            2
-        """
-        try:
-            draft = self._ask("begin_edit")
-        except Exception:
-            raise
-        except BaseException:
-            # Interrupted while it waited in line: the turn that may still come must not be given to nobody.
-            self._abort_edit()
-            raise
-        try:
-            yield draft
-        except BaseException:
-            self._abort_edit()
-            raise
-        self._ask("commit_edit", draft)
-
-    def _abort_edit(self) -> None:
-        with suppress(StepCancelled):  # the end of a step drops its edit by itself
-            self._ask("abort_edit")
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        return self._context._port.ask(StoreCall(method, arguments, self._owner))
-
-
-class AsyncStore(Generic[S]):
-    """The state of a run, from code that awaits. The methods are those of `Store`."""
-
-    __slots__ = ("_context", "_owner")
-
-    def __init__(self, context: ContextCore[S]) -> None:
-        # Not its port: when the context runs again, a store that somebody kept goes with it.
-        self._context = context
-        self._owner = _owner(context._step)
-
-    async def get(self, path: str, default: Any = UNSET) -> Any:
-        """See `Store.get`."""
-        return await self._ask("get", path, default)
-
-    async def set(self, path: str, value: Any) -> None:
-        """See `Store.set`."""
-        await self._ask("set", path, value)
-
-    async def get_state(self) -> S:
-        """See `Store.get_state`."""
-        return cast("S", await self._ask("get_state"))
-
-    async def set_state(self, state: Any) -> None:
-        """See `Store.set_state`."""
-        await self._ask("set_state", state)
-
-    async def clear(self) -> None:
-        """See `Store.clear`."""
-        await self._ask("clear")
-
-    @asynccontextmanager
-    async def edit_state(self) -> AsyncIterator[S]:
-        """See `Store.edit_state`."""
-        try:
-            draft = await self._ask("begin_edit")
-        except Exception:
-            raise
-        except BaseException:
-            # Interrupted while it waited in line: the turn that may still come must not be given to nobody.
-            await self._abort_edit()
-            raise
-        try:
-            yield draft
-        except BaseException:
-            await self._abort_edit()
-            raise
-        await self._ask("commit_edit", draft)
-
-    async def _abort_edit(self) -> None:
-        with suppress(StepCancelled):  # the end of a step drops its edit by itself
-            await self._ask("abort_edit")
-
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        return await self._context._port.ask_async(StoreCall(method, arguments, self._owner))
-
-
 def _graph_of(workflow: Any, call: str) -> Graph:
     graph = getattr(workflow, "graph", None)
     if isinstance(workflow, type) or not isinstance(graph, Graph):
@@ -817,25 +527,6 @@ def _checked_key(key: Any) -> str:
     if not isinstance(key, str) or not key:
         raise WorkflowRuntimeError(f"once() takes a key that is a text and not empty, not {key!r}")
     return key
-
-
-def _owner(step: StepPort | None) -> Hashable:
-    """Return who calls the store: the attempt at an invocation, or the thread or task outside."""
-    if step is not None:
-        return Caller(step.invocation.number, step.attempt)
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return ("task", id(task)) if task is not None else ("thread", threading.get_ident())
-
-
-def step_has_ended(step: StepPort) -> ContextStateError:
-    """Return the error for the use of a context whose step has ended."""
-    return ContextStateError(
-        f"step '{step.invocation.spec.name}' has ended, and its context with it: let the step wait for what it started,"
-        " or use handler.ctx"
-    )
 
 
 def check_sendable(graph: Graph, event: Any, step: str | None) -> None:

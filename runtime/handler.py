@@ -19,11 +19,12 @@ from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunEnded
 from greenroom.actors.stream import StreamLog, Subscription, await_reply, settle
 from greenroom.actors.supervisor import ExposeInternal
-from greenroom.context import Context, ContextCore, current_step
+from greenroom.context import Context, ContextCore
 from greenroom.errors import DeadlockError, WorkflowRuntimeError
 from greenroom.events import Event, StopEvent
 from greenroom.facts import CancelAsked, DeadLetter, Inspect, Outcome, Responded
 from greenroom.inputs import PendingInput, pending_input
+from greenroom.ports import current_step
 
 if TYPE_CHECKING:
     from greenroom.graph import Graph

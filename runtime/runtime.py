@@ -23,7 +23,6 @@ from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.parking import Parking
 from greenroom.actors.pool import PoolDispatcher
 from greenroom.actors.root import Drain, RootSupervisor
-from greenroom.context import StepPort, current_step
 from greenroom.errors import (
     DeadlockError,
     RuntimeForkedError,
@@ -31,6 +30,7 @@ from greenroom.errors import (
     UnknownInputError,
     WorkflowRuntimeError,
 )
+from greenroom.ports import StepPort, current_step
 
 if TYPE_CHECKING:
     import asyncio

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunAdmitted
 from greenroom.actors.supervisor import RunSupervisor
-from greenroom.context import ContextCore, RestingPort
+from greenroom.context import ContextCore
 from greenroom.errors import (
     ContextStateError,
     GreenroomError,
@@ -24,6 +24,7 @@ from greenroom.events import Event, StartEvent, StopEvent
 from greenroom.facts import CancelAsked, Inspect, RunResumed, RunStarted
 from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
+from greenroom.ports import RestingPort
 from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
 from greenroom.steps import describe, read_step, step_options
