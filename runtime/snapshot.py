@@ -65,11 +65,11 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         "status": "running" if state.outcome is None else state.outcome.status,
         "state": state.store.state,
         "published": state.published,
-        "next": [state._next_invocation, state._next_delayed, state._next_wait, state._next_input],
+        "next": [state.next_invocation, state.next_delayed, state.next_wait, state.next_input],
         "invocations": [_dump_invocation(inv, now) for inv in (*running, *others)],
         "buffers": [[step, buffer_id, events] for (step, buffer_id), events in state.buffered().items()],
         "held": [[event, step] for event, step in state.held],
-        "delayed": [[number, event, step, due - now] for number, (event, step, due) in state._delayed.items()],
+        "delayed": [[number, event, step, due - now] for number, (event, step, due) in state.delayed.items()],
         "inputs": [_dump_input(question, now) for question in state.inputs.open.values()],
         "closed_inputs": dict(state.inputs.closed),
         "dead_letters": [[letter.event, letter.reason, letter.step] for letter in state.dead_letters],
@@ -252,7 +252,7 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     state = RunState(graph, _text(document["run_id"]), store=StateStore(graph.state_type, shared))
     state.origin = _text(document["origin"])
     state.published = _count(document["published"])
-    state._next_invocation, state._next_delayed, state._next_wait, state._next_input = map(_count, document["next"])
+    state.next_invocation, state.next_delayed, state.next_wait, state.next_input = map(_count, document["next"])
     for item in document["invocations"]:
         invocation = _read_invocation(graph, item, registry)
         state.invocations[invocation.number] = invocation
@@ -260,12 +260,12 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
             if wait.state == "open":
                 state.waits.add(wait)
     for step, buffer_id, events in document["buffers"]:
-        buffer = state._buffers[_step(graph, step), _text(buffer_id)] = CollectBuffer()
+        buffer = state.buffers[_step(graph, step), _text(buffer_id)] = CollectBuffer()
         for event in events:
             buffer.keep(_event(event))
     state.held = [(_event(event), None if step is None else _step(graph, step)) for event, step in document["held"]]
     for number, event, step, left in document["delayed"]:
-        state._delayed[_count(number)] = (_event(event), None if step is None else _step(graph, step), _seconds(left))
+        state.delayed[_count(number)] = (_event(event), None if step is None else _step(graph, step), _seconds(left))
     for item in document["inputs"]:
         question = _read_input(item, registry)
         state.inputs.open[question.input_id] = question
@@ -277,7 +277,7 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
         DeadLetter(_event(e), _text(reason), None if step is None else _text(step))
         for e, reason, step in document["dead_letters"]
     )
-    if max(state.invocations, default=-1) >= state._next_invocation:
+    if max(state.invocations, default=-1) >= state.next_invocation:
         raise ValueError("an invocation has a number that is still to be given")
     state.put_away_as(_one_of(document["status"], ("running", *get_args(EndStatus))))
     return state

@@ -946,13 +946,13 @@ def test_cancelling_a_long_queue_looks_at_each_invocation_once() -> None:
         play.send("begin", Left(n=n))
     looked = 0
 
-    class Queue(type(play.state._lanes["work"].queue)):  # type: ignore[misc]
+    class Queue(type(play.state.lanes["work"].queue)):  # type: ignore[misc]
         def __contains__(self, item: object) -> bool:
             nonlocal looked
             looked += len(self)
             return super().__contains__(item)
 
-    lane = play.state._lanes["work"]
+    lane = play.state.lanes["work"]
     lane.queue = Queue(lane.queue)
     play.apply(CancelAsked())
     assert looked == 0
@@ -1042,7 +1042,7 @@ def test_an_empty_collection_is_not_kept() -> None:
         play.send("begin", Left(n=n))
         assert play.collect("join", [Left], buffer_id=f"batch-{n}") == [Left(n=n)]
         play.finish("join")
-    assert play.state._buffers == {}
+    assert play.state.buffers == {}
 
 
 # -- the state ---------------------------------------------------------------------------------------------------------

@@ -713,7 +713,7 @@ class RunMachine(RuleBasedStateMachine):
         assert not model.jobs
         if model.draining:
             model.end("cancelled")
-        elif self.on_stuck == "fail" and not model.may_go_on() and not self.play.state._idle_noted:
+        elif self.on_stuck == "fail" and not model.may_go_on() and not self.play.state.idle_noted:
             model.end("failed")
         self.play.rest()
         if model.ended == "failed":

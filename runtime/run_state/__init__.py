@@ -1,0 +1,13 @@
+"""The rules of a run: one deterministic state machine with no threads, no clock and no I/O.
+
+`RunState.apply(fact, now)` takes what has happened and returns what is to be done. The same facts at the same times
+give the same effects. It never copies itself, so that a fact costs the same however large the run has grown.
+"""
+
+from __future__ import annotations
+
+from greenroom.run_state.ending import failed_outcome
+from greenroom.run_state.notes import Note, read_note
+from greenroom.run_state.state import MAX_DEAD_LETTERS, MAX_NOTES, OnStuck, RunState
+
+__all__ = ["MAX_DEAD_LETTERS", "MAX_NOTES", "Note", "OnStuck", "RunState", "failed_outcome", "read_note"]

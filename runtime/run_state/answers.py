@@ -1,0 +1,28 @@
+"""What those who wait for the core are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from greenroom.errors import StepCancelled
+from greenroom.facts import Answer, Effect
+from greenroom.waits import Wait
+
+
+def answer_to_wait(wait: Wait, asker: Any) -> Answer:
+    """Answer a wait that has ended; by its end or, in a later attempt, from the log."""
+    if wait.state == "answered":
+        return Answer(asker, wait.answer)
+    name = "an event" if wait.event_type is None else wait.event_type.__name__
+    return Answer(asker, None, TimeoutError(f"Timed out waiting for {name}"))
+
+
+def given_up() -> StepCancelled:
+    """Return what a body is told whose attempt no longer counts."""
+    return StepCancelled("this attempt was given up: the run has ended, or the step took longer than its timeout")
+
+
+def answer_into(effects: list[Effect]) -> Callable[[Any, Any, BaseException | None], None]:
+    """Return a function that answers an asker through the effects."""
+    return lambda asker, value, error: effects.append(Answer(asker, value, error))

@@ -1,0 +1,266 @@
+"""How a run ends: its result, a failure, its timeout, a cancel, or nothing left to do; and what comes after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from greenroom.errors import (
+    ContextStateError,
+    GreenroomError,
+    InputAnsweredError,
+    RuntimeShutdownError,
+    WorkflowRuntimeError,
+    WorkflowStuckError,
+    WorkflowTimeoutError,
+)
+from greenroom.events import (
+    Event,
+    StopEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowIdleEvent,
+    WorkflowTimedOutEvent,
+)
+from greenroom.facts import (
+    Answer,
+    BecameQuiet,
+    Caller,
+    CancelAsked,
+    CancelInvocation,
+    CollectAsked,
+    Crashed,
+    DrainAsked,
+    DropTimer,
+    Effect,
+    EventArrived,
+    EventSent,
+    EventWritten,
+    Fact,
+    Finish,
+    Finished,
+    OnceAsked,
+    OnceDone,
+    Outcome,
+    Responded,
+    RunStarted,
+    SetTimer,
+    WaitAsked,
+    describe_lack,
+)
+from greenroom.invocation import Invocation
+from greenroom.run_state.answers import answer_into, given_up
+from greenroom.state import StoreCall
+from greenroom.waits import WaitBook
+
+if TYPE_CHECKING:
+    from greenroom.run_state.state import RunState
+
+RUN_TIMER = ("run",)
+
+
+def cancel_asked(state: RunState, fact: CancelAsked, now: float, effects: list[Effect]) -> None:
+    """Somebody cancels the run."""
+    end(state, Outcome("cancelled", WorkflowCancelledEvent(), fact.error), effects)
+
+
+def drain_asked(state: RunState, fact: DrainAsked, now: float, effects: list[Effect]) -> None:
+    """The run is to end as soon as nothing of it is at work."""
+    state.drain_error = fact.error
+    if state.is_quiet:
+        end(state, Outcome("cancelled", WorkflowCancelledEvent(), fact.error), effects)
+
+
+def crashed(state: RunState, fact: Crashed, now: float, effects: list[Effect]) -> None:
+    """A part of the engine has failed, and the run with it."""
+    fail(state, fact.error, effects)
+
+
+def became_quiet(state: RunState, fact: BecameQuiet, now: float, effects: list[Effect]) -> None:
+    """Nothing is queued or in flight: the run rests, or it is stuck."""
+    if not state.is_quiet:
+        return
+    if state.drain_error is not None:
+        end(state, Outcome("cancelled", WorkflowCancelledEvent(), state.drain_error), effects)
+        return
+    if not state.idle_noted:
+        state.idle_noted = True
+        state.notes.append((state.published, WorkflowIdleEvent))
+    # Asked at each rest: what the run has waited for may have come since, and led nowhere.
+    may_go_on = state.graph.asks_people or state.inputs.open or state.waits or state.delayed
+    if state.on_stuck == "fail" and not may_go_on:
+        fail(state, WorkflowStuckError(describe_stuck(state)), effects)
+
+
+def mind_clock(state: RunState, now: float, effects: list[Effect]) -> None:
+    """Let the run's clock go while there is work, and stand still while there is none."""
+    assert state.timeout is not None
+    if len(state.invocations) > state.parked:
+        if state.at_work_since is None:
+            state.at_work_since = now
+            effects.append(SetTimer(RUN_TIMER, now + state.timeout - state.worked))
+    elif state.at_work_since is not None:
+        state.worked += now - state.at_work_since
+        state.at_work_since = None
+        effects.append(DropTimer(RUN_TIMER))
+
+
+def check_timeout(state: RunState, now: float, effects: list[Effect]) -> None:
+    """End the run if its time at work is over."""
+    if state.timeout is None or state.at_work_since is None:
+        return
+    active = state.active_steps
+    at_work = f"Currently active steps: {', '.join(active)}" if active else "No steps active"
+    error = WorkflowTimeoutError(f"Operation timed out after {state.timeout} seconds. {at_work}")
+    event = WorkflowTimedOutEvent(timeout=state.timeout, active_steps=active)
+    end(state, Outcome("timed_out", event, error), effects)
+
+
+def fail(
+    state: RunState,
+    error: BaseException,
+    effects: list[Effect],
+    step: str | None = None,
+    attempts: int | None = None,
+    elapsed: float | None = None,
+) -> None:
+    """End the run with an error, in a step or as a whole."""
+    end(state, failed_outcome(error, step, attempts, elapsed), effects)
+
+
+def end(state: RunState, outcome: Outcome, effects: list[Effect]) -> None:
+    """End the run: cancel what runs, account for what is left, publish the last event."""
+    state.outcome = outcome
+    for invocation in state.invocations.values():
+        if invocation.worker is not None:
+            effects.append(CancelInvocation(invocation.spec.name, invocation.number, invocation.attempt))
+            state.store.release(Caller(invocation.number, invocation.attempt), answer_into(effects))
+        elif invocation.parked_at is not None and invocation.is_live:
+            unpark(state, invocation, effects)
+    if outcome.status == "cancelled":
+        put_away(state)
+    else:
+        clear_work(state)
+    state.publish(outcome.event, effects)
+    effects.append(Finish(outcome))
+
+
+def unpark(state: RunState, invocation: Invocation, effects: list[Effect]) -> None:
+    """Unwind a body that waits when the run ends."""
+    effects.append(CancelInvocation(invocation.spec.name, invocation.number, invocation.attempt))
+    state.store.release(Caller(invocation.number, invocation.attempt), answer_into(effects))
+    for wait in (invocation.waits or {}).values():
+        asker, wait.asker = wait.asker, None
+        if asker is not None:
+            effects.append(Answer(asker, None, given_up()))
+
+
+def put_away(state: RunState) -> None:
+    """Keep all unfinished work, so that the run can be resumed: what ran will run again before what waited."""
+    running = [inv for inv in state.invocations.values() if inv.worker is not None]
+    retries = [inv for lane in state.lanes.values() for inv in lane.retries]
+    queued = {inv.number: inv for lane in state.lanes.values() for inv in lane.queue}
+    delayed = [inv for inv in state.invocations.values() if inv.worker is None and inv.number not in queued]
+    # A number that is there already keeps its place, so the delayed do not bring the retries in again.
+    state.invocations = {inv.number: inv for inv in (*running, *retries, *delayed)} | queued
+    for invocation in state.invocations.values():
+        # Its body runs from the top again, and the log answers what this attempt has done.
+        invocation.attempt += 1
+        invocation.worker = invocation.parked_at = invocation.ready = None
+        invocation.is_live = False
+    state.parked = 0
+    state.lanes.clear()
+
+
+def clear_work(state: RunState) -> None:
+    """Account for every event that the end leaves behind."""
+    for invocation in state.invocations.values():
+        if invocation.worker is None and invocation.parked_at is None:
+            reason = "its retry" if invocation.failures else "the step took it"
+            state.bury(invocation.event, f"the run ended before {reason}", invocation.spec.name)
+    for (step, _), buffer in state.buffers.items():
+        for event in buffer.events:
+            state.bury(event, "the run ended before its collection was complete", step)
+    for event, target, _ in state.delayed.values():
+        state.bury(event, "the run ended before its delay was over", target)
+    for event, target in state.held:
+        state.bury(event, "the run ended and nothing had waited for it", target)
+    state.invocations.clear()
+    state.lanes.clear()
+    state.buffers.clear()
+    state.delayed.clear()
+    state.held.clear()
+    state.parked = 0
+    state.waits = WaitBook()
+    for input_id in list(state.inputs.open):
+        state.inputs.close(input_id, "withdrawn")
+
+
+def apply_after_end(state: RunState, fact: Fact, effects: list[Effect]) -> None:
+    """The run is over: its state may still be read and set, all else is turned away by name."""
+    if isinstance(fact, RunStarted):
+        start_late(state, fact.event)
+    elif isinstance(fact, StoreCall) and not isinstance(fact.owner, Caller):
+        if state.successor is not None:
+            # The store has another writer now.
+            in_use = ContextStateError(f"this context has just gone on to run '{state.successor}'; try again")
+            effects.append(Answer(fact.asker, None, in_use))
+        else:
+            state.store.call(fact, answer_into(effects))
+    elif isinstance(fact, Responded):
+        over = InputAnsweredError(f"run '{state.run_id}' has ended; question '{fact.input_id}' is no longer asked")
+        effects.append(Answer(fact.asker, None, over))
+    elif isinstance(fact, StoreCall | CollectAsked | WaitAsked | OnceAsked | OnceDone):
+        effects.append(Answer(fact.asker, None, given_up()))
+    elif isinstance(fact, EventArrived):
+        state.bury(fact.event, "it came after the run had ended", fact.step)
+        effects.append(Answer(fact.asker, None, turned_away(state, fact.event)))
+    elif isinstance(fact, EventSent):
+        state.bury(fact.event, "it was sent after the run had ended", fact.step)
+    elif isinstance(fact, EventWritten):
+        state.bury(fact.event, "it was written to the stream after the run had ended", None)
+    elif isinstance(fact, Finished) and fact.event is not None and not isinstance(fact.event, StopEvent):
+        state.bury(fact.event, "it was returned after the run had ended", None)
+
+
+def turned_away(state: RunState, event: Event) -> GreenroomError:
+    """Return the error for somebody outside who sends to a run that has ended."""
+    assert state.outcome is not None
+    name = type(event).__name__
+    if isinstance(state.outcome.error, RuntimeShutdownError):
+        return RuntimeShutdownError(f"{state.outcome.error}; {name} was not delivered")
+    return WorkflowRuntimeError(f"run '{state.run_id}' has ended; {name} was not delivered")
+
+
+def start_late(state: RunState, event: Event) -> None:
+    """The end has overtaken the start event: if it was a cancel, the event is unfinished work to be resumed."""
+    assert state.outcome is not None
+    if state.outcome.status == "cancelled" and state.successor is None:
+        for spec in state.graph.route(type(event)):
+            state.new_invocation(spec, event)
+    else:
+        state.bury(event, "the run ended before it began", None)
+
+
+def describe_stuck(state: RunState) -> str:
+    """Say why nothing can go on, with each buffer and what it lacks."""
+    lines = [
+        f"run '{state.run_id}' of {state.graph.name} is stuck: nothing is queued, in flight or awaited, and no step"
+        " takes an event that only somebody outside can send"
+    ]
+    for (step, buffer_id), buffer in state.buffers.items():
+        lack = f" and lacks {describe_lack(buffer.lacks)}" if buffer.lacks else ", enough, but nothing asked for them"
+        lines.append(f"  - the collection '{buffer_id}' of step '{step}' holds {len(buffer.events)}{lack}")
+    for event, _ in state.held[-5:]:
+        lines.append(f"  - {type(event).__name__} was sent from outside and no step takes it")
+    for letter in list(state.dead_letters)[-5:]:
+        lines.append(f"  - {type(letter.event).__name__} was not taken: {letter.reason}")
+    lines.append("return an event that leads to a stop event, or keep the run with Workflow(on_stuck='wait')")
+    return "\n".join(lines)
+
+
+def failed_outcome(
+    error: BaseException, step: str | None = None, attempts: int | None = None, elapsed: float | None = None
+) -> Outcome:
+    """Return the outcome of a run that failed, in a step or as a whole."""
+    event = WorkflowFailedEvent(step_name=step, exception=error, attempts=attempts, elapsed_seconds=elapsed)
+    return Outcome("failed", event, error)

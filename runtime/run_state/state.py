@@ -1,0 +1,220 @@
+"""The state of a run, and the one way in.
+
+`RunState.apply(fact, now)` takes what has happened and returns what is to be done. The rules, one a fact, are functions
+of the other modules of this package; they alone write what is here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal, cast
+
+from greenroom.buffers import CollectBuffer
+from greenroom.errors import ContextStateError, WorkflowCancelledByUser
+from greenroom.events import Event, StopEvent
+from greenroom.facts import Caller, DeadLetter, Effect, Fact, Outcome, Publish
+from greenroom.graph import Graph
+from greenroom.invocation import Invocation
+from greenroom.lanes import Lane
+from greenroom.run_state.answers import answer_into
+from greenroom.run_state.ending import apply_after_end, mind_clock
+from greenroom.run_state.notes import Note, unhandled
+from greenroom.run_state.rules import RULES
+from greenroom.state import StateStore
+from greenroom.steps import StepSpec
+from greenroom.waits import InputBook, WaitBook
+
+MAX_DEAD_LETTERS = 10_000
+MAX_NOTES = 1_000
+
+OnStuck = Literal["fail", "wait"]
+
+
+class RunState:
+    """All that a run is, between two facts.
+
+    Attributes:
+        graph: The workflow's graph.
+        run_id: The run's id.
+        timeout: Seconds at work that the run may take, or None.
+        store: The state that the steps share.
+        invocations: Those that wait, run, or are in the delay before a retry, by number.
+        dead_letters: The newest events that nobody will take.
+        held: Events from outside that no step takes, in order; a wait may claim them.
+        inputs: The questions to people.
+        waits: The waits that are open.
+        parked: How many invocations stand at a wait that nothing has ended.
+        published: How many events the stream has: the next offset.
+        notes: The newest internal events, not yet built: each with the offset at which it belongs.
+        outcome: How the run ended, or None.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        run_id: str,
+        *,
+        timeout: float | None = None,
+        on_stuck: OnStuck = "fail",
+        store: StateStore | None = None,
+    ) -> None:
+        self.graph = graph
+        self.run_id = run_id
+        self.timeout = timeout
+        self.on_stuck = on_stuck
+        self.store = store if store is not None else StateStore(graph.state_type)
+        self.invocations: dict[int, Invocation] = {}
+        self.dead_letters: list[DeadLetter] = []
+        self.held: list[tuple[Event, str | None]] = []
+        self.inputs = InputBook()
+        self.waits = WaitBook()
+        self.parked = 0
+        self.published = 0
+        self.notes: deque[Note] = deque(maxlen=MAX_NOTES)
+        self.outcome: Outcome | None = None
+        self.lanes: dict[str, Lane] = {}
+        self.buffers: dict[tuple[str, str], CollectBuffer] = {}
+        self.delayed: dict[int, tuple[Event, str | None, float]] = {}
+        self.next_invocation = 0
+        self.next_delayed = 0
+        self.next_wait = 0
+        self.next_input = 1
+        self.origin = run_id  # where the ids of questions come from: they outlive the run's own id
+        self.worked = 0.0
+        self.at_work_since: float | None = None
+        self.idle_noted = False
+        self.drain_error: BaseException | None = None
+        self.successor: str | None = None
+
+    @property
+    def active_steps(self) -> list[str]:
+        """The names of the steps that have an invocation running, in alphabetical order."""
+        return sorted({inv.spec.name for inv in self.invocations.values() if inv.worker is not None})
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is queued or in flight, so that only the outside or a timer can go on."""
+        return len(self.invocations) == self.parked and self.outcome is None
+
+    @property
+    def has_unfinished_work(self) -> bool:
+        """Whether a run that was put away left something to resume."""
+        return bool(self.invocations or self.delayed or self.inputs.open or self.held or self.buffers)
+
+    def check_reopen(self) -> bool:
+        """Return whether a run that goes on from this one has unfinished work to resume.
+
+        Raises:
+            ContextStateError: If this run has not ended, another went on from it, or somebody edits its state.
+        """
+        if self.outcome is None:
+            raise ContextStateError(f"this context is in use by run '{self.run_id}', which has not ended")
+        if self.successor is not None:
+            raise ContextStateError(f"this context is in use by run '{self.successor}', which went on from it")
+        if self.store.is_contended:
+            raise ContextStateError("this context has an edit_state() open; let it end before run(ctx=...)")
+        return self.has_unfinished_work
+
+    def reopen(self, run_id: str, timeout: float | None, on_stuck: OnStuck) -> RunState:
+        """Return the state of a run that goes on from this one, which has ended, with its store and unfinished work.
+
+        Where nothing is unfinished it begins anew, with its stream at offset 0. This state stays ended, so that what
+        bodies of the old run still tell is turned away and cannot pass for a fact of the new one.
+
+        Raises:
+            ContextStateError: If this run has not ended, another went on from it, or somebody edits its state.
+        """
+        unfinished = self.check_reopen()
+        self.successor = run_id
+        state = RunState(self.graph, run_id, timeout=timeout, on_stuck=on_stuck, store=self.store)
+        if unfinished:
+            state.published = self.published
+            state.dead_letters.extend(self.dead_letters)
+            state.invocations, self.invocations = self.invocations, {}
+            state.held, self.held = self.held, []
+            state.inputs, self.inputs = self.inputs, InputBook()
+            state.waits, self.waits = self.waits, WaitBook()
+            state.next_wait, state.next_input = self.next_wait, self.next_input
+            state.origin = self.origin
+            state.buffers, self.buffers = self.buffers, {}
+            state.delayed, self.delayed = self.delayed, {}
+            state.next_invocation, state.next_delayed = self.next_invocation, self.next_delayed
+        return state
+
+    def put_away_as(self, status: str) -> None:
+        """Mark a run that was read from a snapshot as ended there: cut off, or as it had ended."""
+        error = WorkflowCancelledByUser("the run was put away in a snapshot")
+        self.outcome = Outcome("cancelled" if status == "running" else cast("Any", status), StopEvent(), error)
+
+    def shift_clock(self, seconds: float) -> None:
+        """Move all times of a run that rests from a clock that stood at 0 to one that stands at `seconds`."""
+        for invocation in self.invocations.values():
+            if invocation.first_started_at is not None:
+                invocation.first_started_at += seconds
+            if invocation.retry_at is not None:
+                invocation.retry_at += seconds
+            for wait in (invocation.waits or {}).values():
+                if wait.deadline is not None:
+                    wait.deadline += seconds
+        for question in self.inputs.open.values():
+            question.asked_at += seconds
+            if question.expires_at is not None:
+                question.expires_at += seconds
+        self.delayed = {number: (event, step, due + seconds) for number, (event, step, due) in self.delayed.items()}
+
+    def buffered(self) -> dict[tuple[str, str], list[Event]]:
+        """Return the events that wait in each collection, by step and buffer id."""
+        return {key: buffer.events for key, buffer in self.buffers.items()}
+
+    def apply(self, fact: Fact, now: float) -> list[Effect]:
+        """Take a fact in.
+
+        Args:
+            fact: What has happened.
+            now: When, in seconds of a clock that does not go back.
+
+        Returns:
+            What is to be done, in order.
+        """
+        effects: list[Effect] = []
+        if self.outcome is not None:
+            apply_after_end(self, fact, effects)
+            return effects
+        RULES[type(fact)](self, fact, now, effects)
+        if self.timeout is not None and self.outcome is None:
+            mind_clock(self, now, effects)
+        return effects
+
+    def publish(self, event: Event, effects: list[Effect]) -> None:
+        """Publish an event at the next offset."""
+        effects.append(Publish(event, self.published))
+        self.published += 1
+
+    def bury(self, event: Event, reason: str, step: str | None) -> None:
+        """Account for an event that nobody will take."""
+        self.dead_letters.append(DeadLetter(event, reason, step))
+        if len(self.dead_letters) > MAX_DEAD_LETTERS:
+            del self.dead_letters[0]
+
+    def note_unhandled(self, event: Event, step: str | None) -> None:
+        """Note that no step takes an event."""
+        self.notes.append((self.published, unhandled, type(event), step, self.is_quiet))
+
+    def current(self, number: int, attempt: int) -> Invocation | None:
+        """Return the invocation if this attempt at it is the one that counts."""
+        invocation = self.invocations.get(number)
+        if invocation is None or invocation.attempt != attempt:
+            return None
+        return invocation if invocation.worker is not None or invocation.parked_at is not None else None
+
+    def new_invocation(self, spec: StepSpec, event: Event) -> Invocation:
+        """Enter an event on its way through a step."""
+        number = self.next_invocation
+        self.next_invocation = number + 1
+        invocation = self.invocations[number] = Invocation(number, spec, event)
+        return invocation
+
+    def release_store(self, invocation: Invocation, effects: list[Effect]) -> None:
+        """Let go of what an attempt that has ended holds of the shared state."""
+        if self.store.is_contended:
+            self.store.release(Caller(invocation.number, invocation.attempt), answer_into(effects))

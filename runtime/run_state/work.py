@@ -1,0 +1,159 @@
+"""Invocations at work: who gets a worker, who waits for one, and what follows a failure."""
+
+from __future__ import annotations
+
+import heapq
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from greenroom.errors import StepTimeoutError
+from greenroom.events import StepState
+from greenroom.facts import CancelInvocation, DropTimer, Effect, Failed, SetTimer, StartInvocation
+from greenroom.invocation import Invocation
+from greenroom.lanes import Lane
+from greenroom.retry import RetryInfo, next_delay, retry_seed
+from greenroom.run_state.answers import answer_to_wait
+from greenroom.run_state.ending import fail
+from greenroom.run_state.notes import state_changed
+from greenroom.steps import StepSpec
+
+if TYPE_CHECKING:
+    from greenroom.run_state.state import RunState
+
+
+def admit(
+    state: RunState, invocation: Invocation, now: float, effects: list[Effect], *, is_retry: bool = False
+) -> None:
+    """Start an invocation if its step has a free worker, else put it in the queue."""
+    spec = invocation.spec
+    lane = state.lanes.get(spec.name)
+    if lane is None:
+        lane = state.lanes[spec.name] = Lane(spec)
+    worker = lane.take_worker()
+    if worker is not None:
+        start(state, invocation, worker, now, effects)
+        return
+    (lane.retries if is_retry else lane.queue).append(invocation)
+    state.notes.append(
+        (state.published, state_changed, lane.name, StepState.PREPARING, None, type(invocation.event), None)
+    )
+
+
+def start(state: RunState, invocation: Invocation, worker: int, now: float, effects: list[Effect]) -> None:
+    """Give a worker to an invocation: its body begins, or goes on from where it waited."""
+    state.idle_noted = False
+    spec = invocation.spec
+    invocation.worker = worker
+    if invocation.first_started_at is None:
+        invocation.first_started_at = now
+    state.notes.append(
+        (state.published, state_changed, spec.name, StepState.RUNNING, worker, type(invocation.event), None)
+    )
+    if invocation.parked_at is not None and go_on(state, invocation, now, effects):
+        time_left = invocation.time_left
+    else:
+        invocation.skips_sends, invocation.skips_writes = invocation.sends, invocation.writes
+        invocation.collect_position = 0
+        effects.append(StartInvocation(invocation, invocation.attempt))
+        time_left = spec.options.timeout
+    if time_left is not None:
+        invocation.step_deadline = now + time_left
+        effects.append(SetTimer(("step", invocation.number, invocation.attempt), invocation.step_deadline))
+
+
+def go_on(state: RunState, invocation: Invocation, now: float, effects: list[Effect]) -> bool:
+    """Let an invocation that was parked go on; return whether its body still stands where it waited."""
+    assert invocation.parked_at is not None
+    assert invocation.first_started_at is not None
+    invocation.first_started_at += now - invocation.parked_at
+    invocation.parked_at = None
+    ready, invocation.ready = invocation.ready or [], None
+    if not invocation.is_live:
+        return False
+    for wait in ready:
+        asker, wait.asker = wait.asker, None
+        effects.append(answer_to_wait(wait, asker))
+    return True
+
+
+def leave(state: RunState, invocation: Invocation, output: str | None, effects: list[Effect]) -> int | None:
+    """Take an invocation whose attempt has ended off its worker; return the worker's number, if it had one."""
+    state.release_store(invocation, effects)
+    if invocation.worker is not None:
+        return take_worker(state, invocation, output, effects)
+    # It ended while it stood at a wait, as one that waits in several tasks of which another has failed.
+    invocation.parked_at = None
+    if invocation.ready is None:
+        state.parked -= 1
+    else:
+        invocation.ready = None
+        state.lanes[invocation.spec.name].retries.remove(invocation)
+    return None
+
+
+def take_worker(state: RunState, invocation: Invocation, output: str | None, effects: list[Effect]) -> int:
+    """Take the worker of an invocation, and return its number."""
+    worker, invocation.worker = invocation.worker, None
+    assert worker is not None
+    spec, cls = invocation.spec, type(invocation.event)
+    note = (state.published, state_changed, spec.name, StepState.NOT_RUNNING, worker, cls, output)
+    state.notes.append(note)
+    if spec.options.timeout is not None:
+        effects.append(DropTimer(("step", invocation.number, invocation.attempt)))
+    return worker
+
+
+def serve_queue(state: RunState, spec: StepSpec, worker: int | None, now: float, effects: list[Effect]) -> None:
+    """Give a free worker to the next in the queue."""
+    if worker is None:
+        return
+    lane = state.lanes[spec.name]
+    waiting = lane.next_waiting()
+    if waiting is not None:
+        start(state, waiting, worker, now, effects)
+    else:
+        heapq.heappush(lane.freed, worker)
+
+
+def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> None:
+    """An attempt failed: another follows, or the run fails."""
+    invocation = state.invocations.get(fact.invocation)
+    if invocation is None or invocation.attempt != fact.attempt:
+        return
+    error, failures = fact.error, invocation.failures + 1
+    started = invocation.first_started_at
+    elapsed = now - started if started is not None else 0.0
+    delay: float | None = None
+    policy = invocation.spec.options.retry_policy
+    if policy is not None and isinstance(error, Exception):
+        try:
+            seed = retry_seed(state.run_id, invocation.spec.name, failures)
+            delay = next_delay(policy, elapsed, failures, error, seed)
+        except Exception as policy_error:
+            # A policy is the user's code; one that raises fails the run with what it raised.
+            policy_error.__context__ = error
+            error = policy_error
+    worker = leave(state, invocation, None, effects)
+    if delay is None:
+        del state.invocations[invocation.number]
+        fail(state, error, effects, invocation.spec.name, failures, elapsed)
+        return
+    invocation.attempt += 1
+    invocation.failures = failures
+    invocation.sends = invocation.writes = 0  # A retry does these again; its waits and collections are answered.
+    invocation.retry_info = RetryInfo(
+        failures, elapsed, error if isinstance(error, Exception) else None, fact.failed_at
+    )
+    invocation.retry_at = now + delay
+    effects.append(SetTimer(("retry", invocation.number), invocation.retry_at))
+    serve_queue(state, invocation.spec, worker, now, effects)
+
+
+def step_timed_out(state: RunState, number: int, attempt: int, at: datetime, now: float, effects: list[Effect]) -> None:
+    """An attempt took longer than its step may."""
+    if state.current(number, attempt) is None:
+        return
+    spec = state.invocations[number].spec
+    effects.append(CancelInvocation(spec.name, number, attempt))
+    error = StepTimeoutError(f"step '{spec.name}' took longer than its timeout of {spec.options.timeout} seconds")
+    failed(state, Failed(number, attempt, error, at), now, effects)
