@@ -20,6 +20,7 @@ from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.parking import Parking
 from greenroom.actors.stream import await_reply
+from greenroom.collect import Gather, Join
 from greenroom.context import AsyncContext, Context, ContextCore
 from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
 from greenroom.facts import CancelInvocation, Failed, Finished, PassivateAsked, StartInvocation, WaitAsked
@@ -88,9 +89,21 @@ class StepActor(PooledActor):
 def _binder(spec: StepSpec, function: Callable[..., Any]) -> Callable[[_Body], Any]:
     """Return a function of a body that calls the step with the parameters that it names."""
     event, context = spec.event_parameter, spec.context_parameter
+    if spec.gather is not None:
+        arguments = _gathered(spec, spec.gather)
+        if context is None:
+            return lambda body: function(**arguments(body.invocation.event))
+        return lambda body: function(**{context: body.context, **arguments(body.invocation.event)})
     if context is None:
         return lambda body: function(**{event: body.invocation.event})
     return lambda body: function(**{context: body.context, event: body.invocation.event})
+
+
+def _gathered(spec: StepSpec, gather: Gather) -> Callable[[Any], dict[str, Any]]:
+    """Return a function that gives the events of a release to the parameters of a step that takes many."""
+    if isinstance(gather, Join):
+        return lambda release: dict(zip(gather.parameters, release.events, strict=True))
+    return lambda release: {spec.event_parameter: list(release.events)}
 
 
 def _let_go(error: BaseException) -> None:

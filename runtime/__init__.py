@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from greenroom.collect import All, Collect, Take
 from greenroom.context import Context
 from greenroom.errors import (
     ContextSerdeError,
@@ -25,6 +26,7 @@ from greenroom.errors import (
     WorkflowValidationError,
 )
 from greenroom.events import (
+    CollectionReleaseEvent,
     Event,
     HumanResponseEvent,
     InputRequiredEvent,
@@ -44,10 +46,13 @@ from greenroom.handler import Handler
 from greenroom.inputs import PendingInput
 from greenroom.runtime import Runtime
 from greenroom.state import DictState
-from greenroom.steps import step
+from greenroom.steps import catch_error, step
 from greenroom.workflow import Workflow
 
 __all__ = [
+    "All",
+    "Collect",
+    "CollectionReleaseEvent",
     "Context",
     "ContextSerdeError",
     "ContextStateError",
@@ -74,6 +79,7 @@ __all__ = [
     "StepStateChanged",
     "StepTimeoutError",
     "StopEvent",
+    "Take",
     "UnhandledEvent",
     "UnknownInputError",
     "Workflow",
@@ -87,5 +93,6 @@ __all__ = [
     "WorkflowTimedOutEvent",
     "WorkflowTimeoutError",
     "WorkflowValidationError",
+    "catch_error",
     "step",
 ]

@@ -17,7 +17,7 @@ from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, Star
 from greenroom.facts import EventArrived, Inspect, Responded
 from greenroom.handler import Handler as BlockingHandler
 from greenroom.runtime import Runtime
-from greenroom.steps import step
+from greenroom.steps import catch_error, step
 from greenroom.workflow import Workflow as BlockingWorkflow
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "StepFailedEvent",
     "StopEvent",
     "Workflow",
+    "catch_error",
     "step",
 ]
 

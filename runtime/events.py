@@ -158,6 +158,16 @@ class StepFailedEvent(Event):
     failed_at: datetime
 
 
+class CollectionReleaseEvent(Event):
+    """What a step that takes many events at once was given: `StepFailedEvent.input_event` of one that failed.
+
+    Attributes:
+        events: The events, as the step was given them.
+    """
+
+    events: list[Event]
+
+
 class WorkflowFailedEvent(StopEvent):
     """Ends the stream of a run that failed. `handler.result()` raises the exception.
 

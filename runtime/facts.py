@@ -196,14 +196,21 @@ class PassivateAsked:
 
 
 class Finished:
-    """An attempt at an invocation ended well and returned an event or None."""
+    """An attempt at an invocation ended well and returned an event, a list of events, or None."""
 
     __slots__ = ("attempt", "event", "invocation")
 
-    def __init__(self, invocation: int, attempt: int, event: Event | None) -> None:
+    def __init__(self, invocation: int, attempt: int, event: Event | list[Event] | None) -> None:
         self.invocation = invocation
         self.attempt = attempt
         self.event = event
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What it returned, one by one."""
+        if isinstance(self.event, list):
+            return tuple(self.event)
+        return () if self.event is None else (self.event,)
 
 
 class Failed:

@@ -20,6 +20,7 @@ from greenroom.events import (
     StepFailedEvent,
     StopEvent,
 )
+from greenroom.fan_out import Levels
 from greenroom.steps import GRAPH_CHECKS, StepSpec
 
 __all__ = ["EventKind", "Graph"]
@@ -32,6 +33,7 @@ class EventKind(Enum):
     PLAIN = "an event"
     INPUT = "a question to a person"
     STOP = "the end"
+    MANY = "a list of events"
 
 
 class Graph:
@@ -48,6 +50,7 @@ class Graph:
         response_class: The class of the answer to a question that no wait goes with.
         has_async_steps: Whether a step is an `async def`, so that a run needs the event loop.
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
+        handlers: The `@catch_error` step that takes the failures of a step, by that step's name.
     """
 
     def __init__(self, name: str, steps: Iterable[StepSpec], functions: Iterable[Any] = ()) -> None:
@@ -64,7 +67,7 @@ class Graph:
         self._routes: dict[type[Event], tuple[StepSpec, ...]] = {}
         self._kinds: dict[Any, EventKind] = {}
         accepted = {cls for spec in self.steps.values() for cls in spec.accepts}
-        returned = {cls for spec in self.steps.values() for cls in spec.returns}
+        returned = {cls for spec in self.steps.values() for cls in spec.emits}
         self._accepted, self._returned = accepted, returned
         self.events: list[type[Event]] = sorted(accepted | returned, key=lambda cls: (cls.__qualname__, cls.__module__))
         self.start_event_class, self.stop_event_class = self._find_ends()
@@ -73,6 +76,8 @@ class Graph:
         answers = [cls for cls in accepted if issubclass(cls, HumanResponseEvent)]
         self.response_class: type[Event] = answers[0] if len(answers) == 1 else HumanResponseEvent
         self.has_async_steps = any(spec.is_async for spec in self.steps.values())
+        self.handlers: Mapping[str, StepSpec] = self._find_handlers()
+        self._levels = Levels(self.steps, self._takers, self.handlers)
 
     def route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
         """Return the steps that an event of this class goes to, in alphabetical order.
@@ -84,6 +89,10 @@ class Graph:
         if route is None:
             route = self._routes[event_class] = self._find_route(event_class)
         return route
+
+    def collectors(self, producer: str) -> tuple[StepSpec, ...]:
+        """Return the steps that gather what comes of the lists which a step returns."""
+        return self._levels.collectors.get(producer, ())
 
     def kind(self, cls: Any) -> EventKind:
         """Return what an object of this class means to a run. Cheap: pydantic's own isinstance is not."""
@@ -121,6 +130,7 @@ class Graph:
             for cls in spec.accepts
             if issubclass(cls, StopEvent)
         ]
+        faults += self._check_handlers()
         unmade = sorted(cls.__name__ for cls in self._accepted if not self._is_made(cls))
         if unmade:
             faults.append(
@@ -136,7 +146,7 @@ class Graph:
                 )
         # Connections come first: with an event unmade or untaken, reachability only repeats the fault.
         if not faults:
-            faults += self._check_reachability(skip) + self._check_dead_ends(skip)
+            faults += self._check_reachability(skip) + self._check_dead_ends(skip) + self._levels.faults()
         if faults:
             raise WorkflowValidationError(f"{self.name} cannot work:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
@@ -163,6 +173,45 @@ class Graph:
         if faults:
             raise WorkflowConfigurationError(f"{self.name} cannot work:\n" + "\n".join(f"  - {f}" for f in faults))
         return starts[0], stops[0]
+
+    def _find_handlers(self) -> dict[str, StepSpec]:
+        found: dict[str, StepSpec] = {}
+        # Those that name steps come first, and what is left goes to the one that names none.
+        handlers = [(spec, spec.options.catches) for spec in self.steps.values() if spec.options.catches is not None]
+        for spec, catches in sorted(handlers, key=lambda item: item[1].for_steps is None):
+            for name in self.steps if catches.for_steps is None else catches.for_steps:
+                if name in self.steps and self.steps[name].options.catches is None:
+                    found.setdefault(name, spec)
+        return found
+
+    def _check_handlers(self) -> list[str]:
+        faults = []
+        claims: dict[str, str] = {}
+        wildcards = []
+        for spec in self.steps.values():
+            if spec.options.catches is None:
+                continue
+            if spec.options.catches.for_steps is None:
+                wildcards.append(spec.name)
+            for name in spec.options.catches.for_steps or ():
+                if name not in self.steps:
+                    faults.append(f"@catch_error step '{spec.name}' names step '{name}', which does not exist")
+                elif self.steps[name].options.catches is not None:
+                    faults.append(
+                        f"@catch_error step '{spec.name}' names '{name}', which is one as well: their own failures fail"
+                        " the run"
+                    )
+                elif name in claims:
+                    faults.append(
+                        f"the failures of step '{name}' go to one step; '{claims[name]}' and '{spec.name}' both name it"
+                    )
+                claims.setdefault(name, spec.name)
+        if len(wildcards) > 1:
+            faults.append(
+                f"@catch_error steps {', '.join(map(repr, wildcards))} all take the failures of every step; name steps"
+                " with for_steps=[...] in all of them but one"
+            )
+        return faults
 
     def _find_state_type(self) -> type | None:
         found: type | None = None
@@ -226,7 +275,7 @@ class Graph:
         reached = {spec.name for spec in self.steps.values() if any(issubclass(cls, entries) for cls in spec.accepts)}
         frontier = list(reached)
         while frontier:
-            for cls in self.steps[frontier.pop()].returns:
+            for cls in self.steps[frontier.pop()].emits:
                 for taker in self._takers(cls):
                     if taker.name not in reached:
                         reached.add(taker.name)
@@ -242,12 +291,12 @@ class Graph:
         if "dead_end" in skip:
             return []
         exits = (StopEvent, InputRequiredEvent)
-        alive = {spec.name for spec in self.steps.values() if any(issubclass(cls, exits) for cls in spec.returns)}
+        alive = {spec.name for spec in self.steps.values() if any(issubclass(cls, exits) for cls in spec.emits)}
         # A step that only notes what somebody outside sent, and returns nothing, is no dead end.
         alive |= {
             spec.name
             for spec in self.steps.values()
-            if not spec.returns and all(issubclass(cls, HumanResponseEvent | StepFailedEvent) for cls in spec.accepts)
+            if not spec.emits and all(issubclass(cls, HumanResponseEvent | StepFailedEvent) for cls in spec.accepts)
         }
         grown = True
         while grown:
@@ -255,7 +304,7 @@ class Graph:
                 spec.name
                 for spec in self.steps.values()
                 if spec.name not in alive
-                and any(taker.name in alive for cls in spec.returns for taker in self._takers(cls))
+                and any(taker.name in alive for cls in spec.emits for taker in self._takers(cls))
             }
             alive |= more
             grown = bool(more)
@@ -273,6 +322,8 @@ class Graph:
 
 
 def _find_kind(cls: Any) -> EventKind:
+    if cls is list:
+        return EventKind.MANY
     if not isinstance(cls, type) or not issubclass(cls, Event):
         return EventKind.NONE
     if issubclass(cls, StopEvent):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from greenroom.events import Event
+from greenroom.lineage import Lineage
 from greenroom.retry import RetryInfo
 from greenroom.steps import StepSpec
 from greenroom.waits import Wait
@@ -22,6 +23,7 @@ class Invocation:
     replays: what the log below holds is not done again.
 
     Attributes:
+        lineage: What the event carries on from those that led to it, or None.
         attempt: Counts the attempts from 1; facts of an earlier one are turned away.
         failures: How many attempts have failed.
         retry_at: When the delay before its next attempt is over, while it is in one.
@@ -50,6 +52,7 @@ class Invocation:
         "failures",
         "first_started_at",
         "is_live",
+        "lineage",
         "number",
         "parked_at",
         "ready",
@@ -67,10 +70,11 @@ class Invocation:
         "writes",
     )
 
-    def __init__(self, number: int, spec: StepSpec, event: Event) -> None:
+    def __init__(self, number: int, spec: StepSpec, event: Event, lineage: Lineage | None) -> None:
         self.number = number
         self.spec = spec
         self.event = event
+        self.lineage = lineage
         self.attempt = 1
         self.failures = 0
         self.worker: int | None = None

@@ -20,11 +20,21 @@ from pydantic import BaseModel
 
 from greenroom.buffers import CollectBuffer
 from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, global_registry, reachable_classes, to_jsonable
+from greenroom.collect import Collect
 from greenroom.errors import ContextSerdeError
-from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+from greenroom.events import (
+    CollectionReleaseEvent,
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StepFailedEvent,
+    StopEvent,
+)
 from greenroom.facts import DeadLetter, EndStatus
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
+from greenroom.lineage import FanOut, Lineage
 from greenroom.retry import RetryInfo
 from greenroom.run_state import RunState
 from greenroom.state import DictState, StateStore
@@ -40,6 +50,7 @@ _MAX_SECONDS = 1e11  # Three thousand years: dates cannot be reckoned with more.
 def registry_for(graph: Graph) -> TypeRegistry:
     """Return the classes that a snapshot of this workflow may build: what its steps' annotations and code name."""
     named = [*graph.events, StartEvent, StopEvent, InputRequiredEvent, HumanResponseEvent, Event, DictState]
+    named += [CollectionReleaseEvent, StepFailedEvent]
     if graph.state_type is not None:
         named.append(graph.state_type)
     for function in graph.functions:
@@ -65,11 +76,15 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         "status": "running" if state.outcome is None else state.outcome.status,
         "state": state.store.state,
         "published": state.published,
-        "next": [state.next_invocation, state.next_delayed, state.next_wait, state.next_input],
+        "next": [state.next_invocation, state.next_delayed, state.next_wait, state.next_input, state.next_fan_out],
         "invocations": [_dump_invocation(inv, now) for inv in (*running, *others)],
         "buffers": [[step, buffer_id, events] for (step, buffer_id), events in state.buffered().items()],
         "held": [[event, step] for event, step in state.held],
-        "delayed": [[number, event, step, due - now] for number, (event, step, due) in state.delayed.items()],
+        "delayed": [
+            [number, event, step, due - now, _dump_lineage(lineage)]
+            for number, (event, step, due, lineage) in state.delayed.items()
+        ],
+        "fan_outs": [_dump_fan_out(fan_out) for fan_out in state.fan_outs.values()],
         "inputs": [_dump_input(question, now) for question in state.inputs.open.values()],
         "closed_inputs": dict(state.inputs.closed),
         "dead_letters": [[letter.event, letter.reason, letter.step] for letter in state.dead_letters],
@@ -156,6 +171,7 @@ def _dump_invocation(invocation: Invocation, now: float) -> dict[str, Any]:
         "number": invocation.number,
         "step": invocation.spec.name,
         "event": invocation.event,
+        "lineage": _dump_lineage(invocation.lineage),
         "attempt": invocation.attempt,
         "failures": invocation.failures,
         "elapsed": None if started is None else now - started - parked,
@@ -192,13 +208,39 @@ def _dump_input(question: OpenInput, now: float) -> dict[str, Any]:
         "age": now - question.asked_at,
         "left": None if question.expires_at is None else question.expires_at - now,
         "wait": question.wait,
+        "lineage": _dump_lineage(question.lineage),
+    }
+
+
+def _dump_lineage(lineage: Lineage | None) -> list[Any] | None:
+    if lineage is None:
+        return None
+    return [dict(lineage.recoveries), None if lineage.fan_out is None else lineage.fan_out.number]
+
+
+def _dump_fan_out(fan_out: FanOut) -> dict[str, Any]:
+    return {
+        "number": fan_out.number,
+        "producer": fan_out.producer,
+        "outer": _dump_lineage(fan_out.outer),
+        "gathered": {step: list(events) for step, events in fan_out.gathered.items()},
+        "served": sorted(fan_out.served),
+        "recoveries": dict(fan_out.recoveries),
     }
 
 
 def _fingerprint(graph: Graph) -> dict[str, Any]:
     return {
-        name: [sorted(map(_name, spec.accepts)), sorted(map(_name, spec.returns))] for name, spec in graph.steps.items()
+        name: [
+            _listed(spec.accepts) if isinstance(spec.gather, Collect) else sorted(map(_name, spec.accepts)),
+            sorted(map(_name, spec.returns)) + _listed(spec.returns_lists_of),
+        ]
+        for name, spec in graph.steps.items()
     }
+
+
+def _listed(classes: tuple[type[Event], ...]) -> list[str]:
+    return [f"list[{name}]" for name in sorted(map(_name, classes))]
 
 
 def _name(cls: type[Any]) -> str:
@@ -252,9 +294,13 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     state = RunState(graph, _text(document["run_id"]), store=StateStore(graph.state_type, shared))
     state.origin = _text(document["origin"])
     state.published = _count(document["published"])
-    state.next_invocation, state.next_delayed, state.next_wait, state.next_input = map(_count, document["next"])
+    counters = map(_count, document["next"])
+    state.next_invocation, state.next_delayed, state.next_wait, state.next_input, state.next_fan_out = counters
+    for item in document["fan_outs"]:
+        fan_out = _read_fan_out(state, item)
+        state.fan_outs[fan_out.number] = fan_out
     for item in document["invocations"]:
-        invocation = _read_invocation(graph, item, registry)
+        invocation = _read_invocation(state, item, registry)
         state.invocations[invocation.number] = invocation
         for wait in (invocation.waits or {}).values():
             if wait.state == "open":
@@ -264,10 +310,11 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
         for event in events:
             buffer.keep(_event(event))
     state.held = [(_event(event), None if step is None else _step(graph, step)) for event, step in document["held"]]
-    for number, event, step, left in document["delayed"]:
-        state.delayed[_count(number)] = (_event(event), None if step is None else _step(graph, step), _seconds(left))
+    for number, event, step, left, lineage in document["delayed"]:
+        target = None if step is None else _step(graph, step)
+        state.delayed[_count(number)] = (_event(event), target, _seconds(left), _read_lineage(state, lineage))
     for item in document["inputs"]:
-        question = _read_input(item, registry)
+        question = _read_input(state, item, registry)
         state.inputs.open[question.input_id] = question
         if question.wait is not None and state.waits.by_number[question.wait].input_id != question.input_id:
             raise ValueError(f"question '{question.input_id}' and its wait do not name each other")
@@ -283,8 +330,32 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     return state
 
 
-def _read_invocation(graph: Graph, item: dict[str, Any], registry: TypeRegistry) -> Invocation:
-    invocation = Invocation(_count(item["number"]), graph.steps[_step(graph, item["step"])], _event(item["event"]))
+def _read_fan_out(state: RunState, item: dict[str, Any]) -> FanOut:
+    """Read a fan-out; those around it have smaller numbers, and come first."""
+    graph = state.graph
+    fan_out = FanOut(_count(item["number"]), _step(graph, item["producer"]), _read_lineage(state, item["outer"]))
+    for step, events in item["gathered"].items():
+        fan_out.gathered[_step(graph, step)] = [_event(event) for event in events]
+    fan_out.served = {_step(graph, step) for step in item["served"]}
+    fan_out.recoveries = {_step(graph, step): _count(count) for step, count in item["recoveries"].items()}
+    return fan_out
+
+
+def _read_lineage(state: RunState, item: Any) -> Lineage | None:
+    """Read the lineage of something that is unfinished, and count it in."""
+    if item is None:
+        return None
+    recoveries, number = item
+    fan_out = None if number is None else state.fan_outs[number]
+    if fan_out is not None:
+        fan_out.live += 1
+    return Lineage({_step(state.graph, step): _count(count) for step, count in recoveries.items()}, fan_out)
+
+
+def _read_invocation(state: RunState, item: dict[str, Any], registry: TypeRegistry) -> Invocation:
+    graph = state.graph
+    spec = graph.steps[_step(graph, item["step"])]
+    invocation = Invocation(_count(item["number"]), spec, _event(item["event"]), _read_lineage(state, item["lineage"]))
     invocation.attempt = _count(item["attempt"]) + 1
     invocation.failures = _count(item["failures"])
     invocation.first_started_at = None if item["elapsed"] is None else -_seconds(item["elapsed"])
@@ -322,7 +393,7 @@ def _read_wait(invocation: Invocation, item: dict[str, Any], registry: TypeRegis
     return wait
 
 
-def _read_input(item: dict[str, Any], registry: TypeRegistry) -> OpenInput:
+def _read_input(state: RunState, item: dict[str, Any], registry: TypeRegistry) -> OpenInput:
     response = registry.get(item["response"])
     if response is None or not issubclass(response, Event):
         raise ContextSerdeError(
@@ -340,6 +411,7 @@ def _read_input(item: dict[str, Any], registry: TypeRegistry) -> OpenInput:
         asked_at,
         expires_at,
         None if item["wait"] is None else _count(item["wait"]),
+        _read_lineage(state, item["lineage"]),
     )
 
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
+from greenroom.collect import Collect, Gather, Join
 from greenroom.errors import WorkflowRuntimeError, WorkflowValidationError
-from greenroom.events import Event
+from greenroom.events import Event, StepFailedEvent, StopEvent
 
 if TYPE_CHECKING:
     from greenroom.retry import RetryPolicy
 
-__all__ = ["ContextBase", "StepOptions", "StepSpec", "describe", "step", "step_options"]
+__all__ = ["Catch", "ContextBase", "StepOptions", "StepSpec", "catch_error", "describe", "step", "step_options"]
 
 GRAPH_CHECKS = ("reachability", "terminal_event", "dead_end")
 STEP_GRAPH_CHECKS = ("reachability", "dead_end")
@@ -37,14 +38,28 @@ class ContextBase:
 
 
 @dataclass(frozen=True, slots=True)
+class Catch:
+    """What `@catch_error(...)` was told.
+
+    Attributes:
+        for_steps: The names of the steps whose failures it takes; None for all that no other takes.
+        max_recoveries: How often it may recover in one lineage of events.
+    """
+
+    for_steps: tuple[str, ...] | None
+    max_recoveries: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepOptions:
-    """What `@step(...)` was told, and the local names that its annotations may need."""
+    """What `@step(...)` or `@catch_error(...)` was told, and the local names that its annotations may need."""
 
     num_workers: int
     retry_policy: RetryPolicy | None
     timeout: float | None
     skip_graph_checks: frozenset[str]
     local_names: Mapping[str, Any]
+    catches: Catch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +69,16 @@ class StepSpec:
     Attributes:
         name: The name of its function.
         is_async: Whether it is an `async def`.
-        event_parameter: The name of the parameter that takes the event.
+        event_parameter: The name of the parameter that takes the event, or the list of events.
         context_parameter: The name of the parameter that takes the context, or None.
         accepts: The classes of events that it takes.
-        returns: The classes of events that it may return.
+        returns: The classes of events that it may return, one at a time.
         returns_none: Whether it may return None.
         state_type: The model that its `Context[State]` names, or None.
         options: What `@step(...)` was told.
         in_workflow: Whether it is a method, not a free function.
+        returns_lists_of: The classes of events that it may return in a list.
+        gather: How it takes many events at once, or None where it takes one.
     """
 
     name: str
@@ -74,11 +91,22 @@ class StepSpec:
     state_type: type | None
     options: StepOptions
     in_workflow: bool
+    returns_lists_of: tuple[type[Event], ...] = ()
+    gather: Gather | None = None
+
+    @property
+    def emits(self) -> tuple[type[Event], ...]:
+        """The classes of events that it may return, alone or in a list."""
+        return self.returns + self.returns_lists_of
 
     def check_return(self, value: Any) -> None:
         """Raise WorkflowRuntimeError, naming what was declared, if the step may not return `value`."""
         if value is None:
             if self.returns_none:
+                return
+        elif type(value) is list:
+            if self.returns_lists_of:
+                self._check_list(value)
                 return
         elif type(value) in self.returns or isinstance(value, self.returns):
             return
@@ -89,14 +117,28 @@ class StepSpec:
                 " step `async def` and await it"
             )
         got = "None" if value is None else describe(value)
-        declared = " | ".join([cls.__name__ for cls in self.returns] + ["None"] * self.returns_none)
+        declared = self._declared()
         if value is None:
             fix = "return an event, or add None to the return annotation"
+        elif type(value) is list:
+            fix = "annotate the return with list[...] to send each of its events on, or return one event"
         elif isinstance(value, Event):
             fix = "add it to the return annotation, or mend the step"
         else:
             fix = "return an event"
         raise WorkflowRuntimeError(f"step '{self.name}' returned {got}, but declares -> {declared}; {fix}")
+
+    def _check_list(self, events: list[Any]) -> None:
+        for index, event in enumerate(events):
+            if not isinstance(event, self.returns_lists_of):
+                raise WorkflowRuntimeError(
+                    f"step '{self.name}' returned a list whose item {index} is {describe(event)}, but declares ->"
+                    f" {self._declared()}"
+                )
+
+    def _declared(self) -> str:
+        lists = [f"list[{' | '.join(cls.__name__ for cls in self.returns_lists_of)}]"] if self.returns_lists_of else []
+        return " | ".join(lists + [cls.__name__ for cls in self.returns] + ["None"] * self.returns_none)
 
 
 @overload
@@ -126,7 +168,9 @@ def step(
     """Make a method, or a free function, a step of a workflow.
 
     The annotations say what the step takes and returns: one parameter annotated with an event class or a union of
-    them, optionally one annotated with `Context`, and a return annotation of event classes and None.
+    them, optionally one annotated with `Context`, and a return annotation of event classes and None. A step that
+    returns `list[E]` sends each event on; one that takes `list[E]` is given all that came of such a list, and one with
+    several parameters of event classes one of each (docs/fan-out.md).
 
     Args:
         func: The function, `def` or `async def`, when used without parentheses.
@@ -159,6 +203,67 @@ def step(
     return _decorate(func, workflow, num_workers, retry_policy, timeout, skip_graph_checks, sys._getframe(1))
 
 
+@overload
+def catch_error(func: _F) -> _F: ...
+
+
+@overload
+def catch_error(
+    *, workflow: type | None = None, for_steps: list[str] | None = None, max_recoveries: int = 1
+) -> Callable[[_F], _F]: ...
+
+
+def catch_error(
+    func: Any = None,
+    *,
+    workflow: type | None = None,
+    for_steps: list[str] | None = None,
+    max_recoveries: int = 1,
+) -> Any:
+    """Make a method, or a free function, the step that is given the failures of other steps.
+
+    It takes a `StepFailedEvent` when a step has failed for good, after its retries, instead of the run failing. What it
+    returns goes on in the place of what the failed step would have returned; None ends that branch.
+
+    Args:
+        func: The function, `def` or `async def`, when used without parentheses.
+        workflow: The workflow class that a free function belongs to. Leave it out on a method.
+        for_steps: The names of the steps whose failures it takes; None for all that no other `@catch_error` names.
+        max_recoveries: How often it may recover in one lineage: along what led from one event to the next. The failure
+            after that fails the run.
+
+    Returns:
+        The function itself.
+
+    Raises:
+        WorkflowValidationError: If an option is wrong, or a free function does not name its workflow.
+
+    Example:
+        >>> from greenroom import StartEvent, StepFailedEvent, StopEvent, Workflow, catch_error, step
+        >>> class Divide(Workflow):
+        ...     @step
+        ...     def divide(self, ev: StartEvent) -> StopEvent:
+        ...         return StopEvent(result=1 / ev.by)
+        ...     @catch_error
+        ...     def apologise(self, ev: StepFailedEvent) -> StopEvent:
+        ...         return StopEvent(result=f"sorry: {ev.exception}")
+        >>> Divide().run(by=0).result()
+        'sorry: division by zero'
+    """
+    frame = sys._getframe(1)
+
+    def decorate(function: Any) -> Any:
+        where = f"@catch_error on '{getattr(function, '__qualname__', function)}'"
+        if isinstance(max_recoveries, bool) or not isinstance(max_recoveries, int) or max_recoveries < 1:
+            raise WorkflowValidationError(f"{where}: max_recoveries must be an integer greater than 0")
+        names = None if for_steps is None else tuple(for_steps)
+        if isinstance(for_steps, str) or (names is not None and not all(isinstance(name, str) for name in names)):
+            raise WorkflowValidationError(f"{where}: for_steps must be a list of the names of steps, or None")
+        return _decorate(function, workflow, 1, None, None, None, frame, Catch(names, max_recoveries))
+
+    return decorate if func is None else decorate(func)
+
+
 def _decorate(
     function: Any,
     workflow: type | None,
@@ -167,6 +272,7 @@ def _decorate(
     timeout: float | None,
     skip_graph_checks: list[Any] | None,
     frame: types.FrameType,
+    catches: Catch | None = None,
 ) -> Any:
     if not inspect.isfunction(function):
         raise WorkflowValidationError(
@@ -188,7 +294,7 @@ def _decorate(
             f"@step on '{name}': unknown graph checks {sorted(unknown)}; known are {list(STEP_GRAPH_CHECKS)}"
         )
     options = StepOptions(
-        num_workers, retry_policy, timeout, frozenset(skip_graph_checks or ()), _local_names(function, frame)
+        num_workers, retry_policy, timeout, frozenset(skip_graph_checks or ()), _local_names(function, frame), catches
     )
     setattr(function, _OPTIONS, options)
     if workflow is not None:
@@ -228,20 +334,24 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
         parameters = parameters[1:]
     faults: list[str] = []
     event_parameters: list[tuple[str, tuple[type[Event], ...]]] = []
+    lists: list[tuple[str, tuple[type[Event], ...], Collect]] = []
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     context_parameter: str | None = None
     state_type: type | None = None
     is_async = inspect.iscoroutinefunction(function)
     for parameter in parameters:
         hint = hints.get(parameter.name)
+        listed = _list_of(hint, where, faults)
+        if listed is not None:
+            lists.append((parameter.name, *listed))
+            if parameter.kind not in by_name:
+                faults.append(_not_by_name(where, parameter.name))
+            continue
         context_class, parameter_state = _context_of(hint)
         members = _union_members(hint)
         events = tuple(m for m in members if isinstance(m, type) and issubclass(m, Event))
         if (context_class is not None or events) and parameter.kind not in by_name:
-            faults.append(
-                f"{where}: parameter '{parameter.name}' cannot be given by name; write it as a plain parameter,"
-                " without / or *"
-            )
+            faults.append(_not_by_name(where, parameter.name))
         if context_class is not None:
             if context_parameter is not None:
                 faults.append(
@@ -265,17 +375,22 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
                 f" ({'no annotation' if hint is None else _name(hint)}); annotate it with an event class or Context,"
                 " or give it a default"
             )
-    if len(event_parameters) != 1:
-        found = (
-            f"found {len(event_parameters)}: {[n for n, _ in event_parameters]}" if event_parameters else "found none"
-        )
-        faults.append(f"{where} must have exactly one parameter annotated with an event class; {found}")
-    returns, returns_none = _returns_of(hints, where, faults)
+    gather = _gather_of(event_parameters, lists, where, faults)
+    returns, returns_lists_of, returns_none = _returns_of(hints, where, faults)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        faults.append(f"{where} is a generator; return one event, and send others with ctx.send_event()")
+        faults.append(f"{where} is a generator; return one event or a list, and send others with ctx.send_event()")
+    takes_failures = any(issubclass(cls, StepFailedEvent) for _, classes in event_parameters for cls in classes)
+    if options.catches is None and takes_failures:
+        faults.append(f"{where} takes StepFailedEvent: decorate it with @catch_error instead of @step")
+    elif options.catches is not None and (lists or [c for _, c in event_parameters] != [(StepFailedEvent,)]):
+        faults.append(f"{where} is decorated with @catch_error: it must accept StepFailedEvent and nothing else")
     if faults:
         raise WorkflowValidationError("\n".join(faults))
-    name, accepts = event_parameters[0]
+    if lists:
+        name, accepts, _ = lists[0]
+    else:
+        name = event_parameters[0][0]
+        accepts = tuple(dict.fromkeys(cls for _, classes in event_parameters for cls in classes))
     return StepSpec(
         name=function.__name__,
         is_async=is_async,
@@ -287,21 +402,93 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
         state_type=state_type,
         options=options,
         in_workflow=in_workflow,
+        returns_lists_of=returns_lists_of,
+        gather=gather,
     )
 
 
-def _returns_of(hints: dict[str, Any], where: str, faults: list[str]) -> tuple[tuple[type[Event], ...], bool]:
+def _not_by_name(where: str, parameter: str) -> str:
+    return f"{where}: parameter '{parameter}' cannot be given by name; write it as a plain parameter, without / or *"
+
+
+def _list_of(hint: Any, where: str, faults: list[str]) -> tuple[tuple[type[Event], ...], Collect] | None:
+    """Return the classes of a list of events that a parameter takes and when it is complete, or None."""
+    inner, collects = hint, []
+    if typing.get_origin(hint) is typing.Annotated:
+        inner, *metadata = typing.get_args(hint)
+        collects = [item for item in metadata if isinstance(item, Collect)]
+        if any(item is Collect for item in metadata):
+            faults.append(f"{where}: write Collect() in the annotation, not the class Collect")
+    if typing.get_origin(inner) is not list:
+        if collects:
+            faults.append(f"{where}: Collect(...) goes with a list of events, as in Annotated[list[E], Collect()]")
+        return None
+    members = _union_members(typing.get_args(inner)[0])
+    events = tuple(m for m in members if isinstance(m, type) and issubclass(m, Event))
+    if not events:
+        return None
+    if len(events) < len(members):
+        faults.append(f"{where}: {inner} mixes events with something else; name event classes only")
+    if len(collects) > 1:
+        faults.append(f"{where} names Collect(...) twice; once is enough")
+    return events, collects[0] if collects else Collect()
+
+
+def _gather_of(
+    events: list[tuple[str, tuple[type[Event], ...]]],
+    lists: list[tuple[str, tuple[type[Event], ...], Collect]],
+    where: str,
+    faults: list[str],
+) -> Gather | None:
+    """Return how a step takes many events at once, or None."""
+    names = [name for name, *_ in events] + [name for name, *_ in lists]
+    if not names:
+        faults.append(f"{where} must have exactly one parameter annotated with an event class; found none")
+    elif len(lists) > 1:
+        faults.append(f"{where} takes {len(lists)} lists of events, {names}; it may take one")
+    elif lists and events:
+        faults.append(f"{where} takes a list of events and an event, {names}; it may take a list, or single events")
+    elif lists:
+        return lists[0][2]
+    elif len(events) > 1:
+        if unions := [name for name, classes in events if len(classes) > 1]:
+            faults.append(
+                f"{where} joins the events {names}: each must name one class, and {', '.join(unions)} names several"
+            )
+        return Join(tuple(names), tuple(classes[0] for _, classes in events))
+    return None
+
+
+def _returns_of(
+    hints: dict[str, Any], where: str, faults: list[str]
+) -> tuple[tuple[type[Event], ...], tuple[type[Event], ...], bool]:
+    """Return the classes that a step returns alone and in a list, and whether it may return None."""
     if "return" not in hints:
         faults.append(f"{where} must have a return annotation: event classes, None, or a union of them")
-        return (), False
-    members = _union_members(hints["return"])
-    wrong = [m for m in members if m is not type(None) and not (isinstance(m, type) and issubclass(m, Event))]
+        return (), (), False
+    alone: list[Any] = []
+    listed: list[Any] = []
+    for member in _union_members(hints["return"]):
+        if typing.get_origin(member) is list:
+            listed += _union_members(typing.get_args(member)[0])
+        else:
+            alone.append(member)
+    returns_none = type(None) in alone
+    named = [m for m in alone if m is not type(None)] + listed
+    wrong = [m for m in named if not (isinstance(m, type) and issubclass(m, Event))]
     if wrong:
         faults.append(
-            f"{where}: return annotation names {', '.join(map(_name, wrong))}; it may name event classes and None"
+            f"{where}: return annotation names {', '.join(map(_name, wrong))}; it may name event classes, lists of"
+            " them, and None"
         )
-    events = tuple(m for m in members if isinstance(m, type) and issubclass(m, Event))
-    return events, type(None) in members
+    ends = [m for m in listed if isinstance(m, type) and issubclass(m, StopEvent)]
+    if ends:
+        faults.append(f"{where}: return annotation names a list of {_name(ends[0])}; a run ends once: return it alone")
+    return _events(alone), _events(listed), returns_none
+
+
+def _events(members: list[Any]) -> tuple[type[Event], ...]:
+    return tuple(dict.fromkeys(m for m in members if isinstance(m, type) and issubclass(m, Event)))
 
 
 def _wrong_context(where: str, parameter: str, is_async: bool) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from greenroom.errors import InputAnsweredError, InputExpiredError, UnknownInputError
 from greenroom.events import Event, HumanResponseEvent
+from greenroom.lineage import Lineage
 
 __all__ = ["InputBook", "InputEnd", "OpenInput", "Wait", "WaitBook", "WaitState"]
 
@@ -133,6 +134,7 @@ class OpenInput:
         asked_at: When it was asked, in the clock's seconds.
         expires_at: When it is given up, in the clock's seconds, or None.
         wait: The number of the wait that the answer goes to, or None where a step takes it.
+        lineage: What the answer carries on, where a step takes it.
     """
 
     input_id: str
@@ -142,6 +144,7 @@ class OpenInput:
     asked_at: float
     expires_at: float | None
     wait: int | None
+    lineage: Lineage | None = None
 
 
 class InputBook:

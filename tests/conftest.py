@@ -10,6 +10,7 @@ import faulthandler
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 
@@ -33,6 +34,9 @@ _stderr = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the real stderr: during a test, descriptor 2 is pytest's capture file."""
+    # A shell ignores Ctrl-C for what it starts in the background; the tests that raise one count on it.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_stderr] = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
 
 

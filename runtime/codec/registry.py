@@ -79,7 +79,7 @@ class TypeRegistry:
             return cls
         if known is not None:
             raise ContextSerdeError(f"{cls!r} is already registered as {known!r}; one class has one name.")
-        if (other := self.get(name)) is not None:
+        if (other := self.get(name)) is not None and other is not cls:
             raise ContextSerdeError(
                 f"The name {name!r} belongs to {other!r}, and cannot mean {cls!r} too. "
                 f"Register one of them under another name: register_type(cls, name=...)."

@@ -20,10 +20,13 @@ from greenroom.facts import (
     SetTimer,
 )
 from greenroom.graph import EventKind
+from greenroom.invocation import Invocation
+from greenroom.lineage import Lineage
+from greenroom.run_state.collecting import gather, open_fan_out, settle
 from greenroom.run_state.ending import end
 from greenroom.run_state.waiting import ask_people, close_question, end_wait, withdraw_waits
 from greenroom.run_state.work import admit, leave, serve_queue
-from greenroom.waits import Wait
+from greenroom.waits import OpenInput, Wait
 
 if TYPE_CHECKING:
     from greenroom.run_state.state import RunState
@@ -31,12 +34,12 @@ if TYPE_CHECKING:
 
 def run_started(state: RunState, fact: RunStarted, now: float, effects: list[Effect]) -> None:
     """The run begins."""
-    deliver(state, fact.event, None, now, effects)
+    deliver(state, fact.event, None, None, now, effects)
 
 
 def run_resumed(state: RunState, fact: RunResumed, now: float, effects: list[Effect]) -> None:
     """The run goes on: timers are set anew, and unfinished invocations start again."""
-    for number, (_, _, due) in state.delayed.items():
+    for number, (_, _, due, _) in state.delayed.items():
         effects.append(SetTimer(("delayed", number), due))
     for wait in state.waits.by_number.values():
         if wait.deadline is not None:
@@ -52,7 +55,7 @@ def run_resumed(state: RunState, fact: RunResumed, now: float, effects: list[Eff
 def event_arrived(state: RunState, fact: EventArrived, now: float, effects: list[Effect]) -> None:
     """Somebody outside sent an event: it is taken, or held until a wait claims it."""
     event = fact.event
-    if not deliver(state, event, fact.step, now, effects):
+    if not deliver(state, event, fact.step, None, now, effects):
         state.held.append((event, fact.step))
         state.note_unhandled(event, fact.step)
     effects.append(Answer(fact.asker, None))
@@ -68,10 +71,13 @@ def event_sent(state: RunState, fact: EventSent, now: float, effects: list[Effec
         invocation.sends += 1
         if fact.delay:
             number, state.next_delayed = state.next_delayed, state.next_delayed + 1
-            state.delayed[number] = (fact.event, fact.step, now + fact.delay)
+            lineage = invocation.lineage
+            state.delayed[number] = (fact.event, fact.step, now + fact.delay, lineage)
+            if lineage is not None and lineage.fan_out is not None:
+                lineage.fan_out.live += 1
             effects.append(SetTimer(("delayed", number), now + fact.delay))
         else:
-            deliver_inside(state, fact.event, fact.step, now, effects)
+            deliver_inside(state, fact.event, fact.step, invocation.lineage, now, effects)
     else:
         state.bury(fact.event, "it was sent by an attempt that had been given up", fact.step)
 
@@ -85,7 +91,7 @@ def event_written(state: RunState, fact: EventWritten, now: float, effects: list
             return
         invocation.writes += 1
         if isinstance(fact.event, InputRequiredEvent):
-            ask_people(state, fact.event, invocation.spec.name, None, now, effects)
+            ask_people(state, fact.event, invocation.spec.name, None, None, now, effects)
         else:
             state.publish(fact.event, effects)
     else:
@@ -103,8 +109,10 @@ def responded(state: RunState, fact: Responded, now: float, effects: list[Effect
         end_wait(state, state.waits.by_number[question.wait], fact.event, now, effects)
     else:
         state.inputs.close(question.input_id, "answered")
-        if not deliver(state, fact.event, None, now, effects, closes=False):
+        if not deliver(state, fact.event, None, question.lineage, now, effects, closes=False):
             state.held.append((fact.event, None))
+        if question.lineage is not None:
+            settle(state, question.lineage, now, effects)
     effects.append(Answer(fact.asker, None))
 
 
@@ -113,8 +121,8 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
     event = fact.event
     invocation = state.invocations.get(fact.invocation)
     if invocation is None or invocation.attempt != fact.attempt:
-        if event is not None:
-            state.bury(event, "it was returned by an attempt that had been given up", None)
+        for late in fact.events:
+            state.bury(late, "it was returned by an attempt that had been given up", None)
         return
     del state.invocations[fact.invocation]
     if invocation.waits:
@@ -122,6 +130,8 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
     if event is None:
         worker = leave(state, invocation, None, effects)
         serve_queue(state, invocation.spec, worker, now, effects)
+        if invocation.lineage is not None:
+            settle(state, invocation.lineage, now, effects)
         return
     event_class = type(event)
     kind = state.graph.kind(event_class)
@@ -130,20 +140,46 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
         end(state, Outcome("completed", cast("StopEvent", event)), effects)
         return
     serve_queue(state, invocation.spec, worker, now, effects)
-    if kind is EventKind.INPUT:
-        deliver(state, ask_people(state, event, invocation.spec.name, None, now, effects), None, now, effects)
+    lineage = invocation.lineage
+    if isinstance(event, list):
+        inner = open_fan_out(state, invocation.spec, lineage)
+        for member in fact.events:
+            _emit(state, invocation, member, inner, now, effects)
+        settle(state, inner, now, effects)
     else:
-        deliver_inside(state, event, None, now, effects)
+        _emit(state, invocation, event, lineage, now, effects)
+    if lineage is not None:
+        settle(state, lineage, now, effects)
+
+
+def _emit(
+    state: RunState, invocation: Invocation, event: Event, lineage: Lineage | None, now: float, effects: list[Effect]
+) -> None:
+    """Send on what a step has returned."""
+    if state.graph.kind(type(event)) is EventKind.INPUT:
+        event = ask_people(state, event, invocation.spec.name, None, lineage, now, effects)
+        deliver(state, event, None, lineage, now, effects)
+    else:
+        deliver_inside(state, event, None, lineage, now, effects)
 
 
 def deliver(
-    state: RunState, event: Event, step: str | None, now: float, effects: list[Effect], *, closes: bool = True
+    state: RunState,
+    event: Event,
+    step: str | None,
+    lineage: Lineage | None,
+    now: float,
+    effects: list[Effect],
+    *,
+    closes: bool = True,
 ) -> bool:
     """Give an event to the waits that it answers and to the steps that take it; return whether there was one.
 
     A step that is answered in a wait does not take the same event as its input. A person's answer also `closes` the
     question that it answers, unless that was named and is closed.
     """
+    taken = False
+    question: OpenInput | None = None
     answered: list[Wait] = state.waits.answered_by(event, step) if state.waits else []
     for wait in answered:
         end_wait(state, wait, event, now, effects)
@@ -151,19 +187,31 @@ def deliver(
     if answered:
         if isinstance(event, HumanResponseEvent):
             if closes and answered[0].input_id is None:
-                close_question(state, event, answered[0].step)
+                question = close_question(state, event, answered[0].step)
+                if question is not None and question.lineage is not None:
+                    settle(state, question.lineage, now, effects)
             return True
+        taken = True
         waited = {wait.step for wait in answered}
         steps = tuple(spec for spec in steps if spec.name not in waited and state.graph.accepts(spec, type(event)))
     elif closes and isinstance(event, HumanResponseEvent):
-        close_question(state, event, None)
+        question = close_question(state, event, None)
+        lineage = question.lineage if question is not None and lineage is None else lineage
     for spec in steps:
-        admit(state, state.new_invocation(spec, event), now, effects)
-    return bool(steps or answered)
+        if spec.gather is None:
+            admit(state, state.new_invocation(spec, event, lineage), now, effects)
+            taken = True
+        elif gather(state, spec, event, lineage, now, effects):
+            taken = True
+    if question is not None and question.lineage is not None:
+        settle(state, question.lineage, now, effects)
+    return taken
 
 
-def deliver_inside(state: RunState, event: Event, step: str | None, now: float, effects: list[Effect]) -> None:
+def deliver_inside(
+    state: RunState, event: Event, step: str | None, lineage: Lineage | None, now: float, effects: list[Effect]
+) -> None:
     """Deliver an event from within the run; one that nobody takes is a dead letter."""
-    if not deliver(state, event, step, now, effects):
+    if not deliver(state, event, step, lineage, now, effects):
         state.note_unhandled(event, step)
         state.bury(event, "no step takes it", step)

@@ -180,7 +180,11 @@ def clear_work(state: RunState) -> None:
     for (step, _), buffer in state.buffers.items():
         for event in buffer.events:
             state.bury(event, "the run ended before its collection was complete", step)
-    for event, target, _ in state.delayed.values():
+    for fan_out in state.fan_outs.values():
+        for step, gathered in fan_out.gathered.items():
+            for event in gathered if step not in fan_out.served else ():
+                state.bury(event, "the run ended before its list was complete", step)
+    for event, target, *_ in state.delayed.values():
         state.bury(event, "the run ended before its delay was over", target)
     for event, target in state.held:
         state.bury(event, "the run ended and nothing had waited for it", target)
@@ -188,6 +192,7 @@ def clear_work(state: RunState) -> None:
     state.lanes.clear()
     state.buffers.clear()
     state.delayed.clear()
+    state.fan_outs.clear()
     state.held.clear()
     state.parked = 0
     state.waits = WaitBook()
@@ -218,8 +223,10 @@ def apply_after_end(state: RunState, fact: Fact, effects: list[Effect]) -> None:
         state.bury(fact.event, "it was sent after the run had ended", fact.step)
     elif isinstance(fact, EventWritten):
         state.bury(fact.event, "it was written to the stream after the run had ended", None)
-    elif isinstance(fact, Finished) and fact.event is not None and not isinstance(fact.event, StopEvent):
-        state.bury(fact.event, "it was returned after the run had ended", None)
+    elif isinstance(fact, Finished):
+        for event in fact.events:
+            if not isinstance(event, StopEvent):
+                state.bury(event, "it was returned after the run had ended", None)
 
 
 def turned_away(state: RunState, event: Event) -> GreenroomError:
@@ -236,7 +243,7 @@ def start_late(state: RunState, event: Event) -> None:
     assert state.outcome is not None
     if state.outcome.status == "cancelled" and state.successor is None:
         for spec in state.graph.route(type(event)):
-            state.new_invocation(spec, event)
+            state.new_invocation(spec, event, None)
     else:
         state.bury(event, "the run ended before it began", None)
 

@@ -29,7 +29,7 @@ from greenroom.facts import (
     WaitAsked,
 )
 from greenroom.run_state.answers import answer_into, given_up
-from greenroom.run_state.collecting import collect_asked
+from greenroom.run_state.collecting import collect_asked, settle
 from greenroom.run_state.delivery import (
     deliver_inside,
     event_arrived,
@@ -41,8 +41,9 @@ from greenroom.run_state.delivery import (
     run_started,
 )
 from greenroom.run_state.ending import became_quiet, cancel_asked, check_timeout, crashed, drain_asked
+from greenroom.run_state.failing import failed, step_timed_out
 from greenroom.run_state.waiting import end_wait, once_asked, once_done, passivate_asked, wait_asked
-from greenroom.run_state.work import admit, failed, step_timed_out
+from greenroom.run_state.work import admit
 from greenroom.state import StoreCall
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ def timer_fired(state: RunState, fact: TimerFired, now: float, effects: list[Eff
             if wait is not None:
                 end_wait(state, wait, None, now, effects)
         case ("delayed", number):
-            event, step, _ = state.delayed.pop(number)
-            deliver_inside(state, event, step, now, effects)
+            event, step, _, lineage = state.delayed.pop(number)
+            deliver_inside(state, event, step, lineage, now, effects)
+            if lineage is not None:
+                settle(state, lineage, now, effects)
 
 
 def store_called(state: RunState, fact: StoreCall, now: float, effects: list[Effect]) -> None:

@@ -16,6 +16,7 @@ from greenroom.facts import Caller, DeadLetter, Effect, Fact, Outcome, Publish
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.lanes import Lane
+from greenroom.lineage import FanOut, Lineage
 from greenroom.run_state.answers import answer_into
 from greenroom.run_state.ending import apply_after_end, mind_clock
 from greenroom.run_state.notes import Note, unhandled
@@ -74,9 +75,11 @@ class RunState:
         self.outcome: Outcome | None = None
         self.lanes: dict[str, Lane] = {}
         self.buffers: dict[tuple[str, str], CollectBuffer] = {}
-        self.delayed: dict[int, tuple[Event, str | None, float]] = {}
+        self.delayed: dict[int, tuple[Event, str | None, float, Lineage | None]] = {}
+        self.fan_outs: dict[int, FanOut] = {}
         self.next_invocation = 0
         self.next_delayed = 0
+        self.next_fan_out = 0
         self.next_wait = 0
         self.next_input = 1
         self.origin = run_id  # where the ids of questions come from: they outlive the run's own id
@@ -138,6 +141,8 @@ class RunState:
             state.origin = self.origin
             state.buffers, self.buffers = self.buffers, {}
             state.delayed, self.delayed = self.delayed, {}
+            state.fan_outs, self.fan_outs = self.fan_outs, {}
+            state.next_fan_out = self.next_fan_out
             state.next_invocation, state.next_delayed = self.next_invocation, self.next_delayed
         return state
 
@@ -160,7 +165,10 @@ class RunState:
             question.asked_at += seconds
             if question.expires_at is not None:
                 question.expires_at += seconds
-        self.delayed = {number: (event, step, due + seconds) for number, (event, step, due) in self.delayed.items()}
+        self.delayed = {
+            number: (event, step, due + seconds, lineage)
+            for number, (event, step, due, lineage) in self.delayed.items()
+        }
 
     def buffered(self) -> dict[tuple[str, str], list[Event]]:
         """Return the events that wait in each collection, by step and buffer id."""
@@ -207,11 +215,13 @@ class RunState:
             return None
         return invocation if invocation.worker is not None or invocation.parked_at is not None else None
 
-    def new_invocation(self, spec: StepSpec, event: Event) -> Invocation:
+    def new_invocation(self, spec: StepSpec, event: Event, lineage: Lineage | None) -> Invocation:
         """Enter an event on its way through a step."""
         number = self.next_invocation
         self.next_invocation = number + 1
-        invocation = self.invocations[number] = Invocation(number, spec, event)
+        invocation = self.invocations[number] = Invocation(number, spec, event, lineage)
+        if lineage is not None and lineage.fan_out is not None:
+            lineage.fan_out.live += 1
         return invocation
 
     def release_store(self, invocation: Invocation, effects: list[Effect]) -> None:

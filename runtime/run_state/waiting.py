@@ -19,6 +19,7 @@ from greenroom.facts import (
     WaitAsked,
 )
 from greenroom.invocation import Invocation
+from greenroom.lineage import Lineage
 from greenroom.run_state.answers import answer_to_wait, given_up
 from greenroom.run_state.work import admit, serve_queue, take_worker
 from greenroom.waits import OpenInput, Wait
@@ -64,7 +65,7 @@ def new_wait(state: RunState, invocation: Invocation, fact: WaitAsked, now: floa
         effects.append(SetTimer(("wait", number), deadline))
     if fact.request is not None:
         if fact.is_question:
-            ask_people(state, fact.request, wait.step, wait, now, effects)
+            ask_people(state, fact.request, wait.step, wait, None, now, effects)
         else:
             state.publish(fact.request, effects)
     return wait
@@ -159,7 +160,13 @@ def once_done(state: RunState, fact: OnceDone, now: float, effects: list[Effect]
 
 
 def ask_people(
-    state: RunState, request: Event, step: str, wait: Wait | None, now: float, effects: list[Effect]
+    state: RunState,
+    request: Event,
+    step: str,
+    wait: Wait | None,
+    lineage: Lineage | None,
+    now: float,
+    effects: list[Effect],
 ) -> Event:
     """Publish a question under an id of its own, and list it among the open ones; return it as published."""
     input_id, state.next_input = f"{state.origin}:{state.next_input}", state.next_input + 1
@@ -168,7 +175,9 @@ def ask_people(
     response = state.graph.response_class if wait is None else cast("type[Event]", wait.event_type)
     expires_at = None if wait is None else wait.deadline
     number = None if wait is None else wait.number
-    question = OpenInput(input_id, request, response, step, now, expires_at, number)
+    question = OpenInput(input_id, request, response, step, now, expires_at, number, lineage)
+    if lineage is not None and lineage.fan_out is not None:
+        lineage.fan_out.live += 1
     state.inputs.open[input_id] = question
     if wait is not None:
         wait.input_id = input_id
@@ -177,8 +186,9 @@ def ask_people(
     return request
 
 
-def close_question(state: RunState, answer: Event, step: str | None) -> None:
+def close_question(state: RunState, answer: Event, step: str | None) -> OpenInput | None:
     """Close the question that an answer fits which named none: one of the step that had streamed it, or of any."""
     question = state.inputs.oldest_without_wait(answer, step) if state.inputs.open else None
     if question is not None:
         state.inputs.close(question.input_id, "answered")
+    return question

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from greenroom.errors import StepTimeoutError
 from greenroom.events import StepState
-from greenroom.facts import CancelInvocation, DropTimer, Effect, Failed, SetTimer, StartInvocation
+from greenroom.facts import DropTimer, Effect, SetTimer, StartInvocation
 from greenroom.invocation import Invocation
 from greenroom.lanes import Lane
-from greenroom.retry import RetryInfo, next_delay, retry_seed
 from greenroom.run_state.answers import answer_to_wait
-from greenroom.run_state.ending import fail
 from greenroom.run_state.notes import state_changed
 from greenroom.steps import StepSpec
 
@@ -113,47 +109,3 @@ def serve_queue(state: RunState, spec: StepSpec, worker: int | None, now: float,
         start(state, waiting, worker, now, effects)
     else:
         heapq.heappush(lane.freed, worker)
-
-
-def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> None:
-    """An attempt failed: another follows, or the run fails."""
-    invocation = state.invocations.get(fact.invocation)
-    if invocation is None or invocation.attempt != fact.attempt:
-        return
-    error, failures = fact.error, invocation.failures + 1
-    started = invocation.first_started_at
-    elapsed = now - started if started is not None else 0.0
-    delay: float | None = None
-    policy = invocation.spec.options.retry_policy
-    if policy is not None and isinstance(error, Exception):
-        try:
-            seed = retry_seed(state.run_id, invocation.spec.name, failures)
-            delay = next_delay(policy, elapsed, failures, error, seed)
-        except Exception as policy_error:
-            # A policy is the user's code; one that raises fails the run with what it raised.
-            policy_error.__context__ = error
-            error = policy_error
-    worker = leave(state, invocation, None, effects)
-    if delay is None:
-        del state.invocations[invocation.number]
-        fail(state, error, effects, invocation.spec.name, failures, elapsed)
-        return
-    invocation.attempt += 1
-    invocation.failures = failures
-    invocation.sends = invocation.writes = 0  # A retry does these again; its waits and collections are answered.
-    invocation.retry_info = RetryInfo(
-        failures, elapsed, error if isinstance(error, Exception) else None, fact.failed_at
-    )
-    invocation.retry_at = now + delay
-    effects.append(SetTimer(("retry", invocation.number), invocation.retry_at))
-    serve_queue(state, invocation.spec, worker, now, effects)
-
-
-def step_timed_out(state: RunState, number: int, attempt: int, at: datetime, now: float, effects: list[Effect]) -> None:
-    """An attempt took longer than its step may."""
-    if state.current(number, attempt) is None:
-        return
-    spec = state.invocations[number].spec
-    effects.append(CancelInvocation(spec.name, number, attempt))
-    error = StepTimeoutError(f"step '{spec.name}' took longer than its timeout of {spec.options.timeout} seconds")
-    failed(state, Failed(number, attempt, error, at), now, effects)

@@ -88,10 +88,10 @@ def steps_that_are_wrong() -> dict[str, tuple[Any, str]]:
 
         return W
 
-    def two_events() -> Any:
+    def event_and_list() -> Any:
         class W(Workflow):
             @step
-            def one(self, ev: StartEvent, other: Part) -> StopEvent:
+            def one(self, ev: StartEvent, parts: list[Part]) -> StopEvent:
                 return StopEvent()
 
         return W
@@ -257,16 +257,19 @@ def steps_that_are_wrong() -> dict[str, tuple[Any, str]]:
         "no event": (no_event, "step 'one' must have exactly one parameter annotated with an event class; found none"),
         "no annotation": (no_annotation, "nothing can be given for parameter 'ev' (no annotation); annotate it"),
         "not an event": (not_an_event, "nothing can be given for parameter 'ev' (int); annotate it"),
-        "two events": (two_events, "exactly one parameter annotated with an event class; found 2: ['ev', 'other']"),
+        "event and list": (event_and_list, "takes a list of events and an event, ['ev', 'parts']; it may take a list"),
         "mixed union": (mixed_union, "parameter 'ev' mixes events with int; name event classes only"),
         "no return": (no_return, "step 'one' must have a return annotation: event classes, None, or a union"),
-        "wrong return": (wrong_return, "step 'one': return annotation names str; it may name event classes and None"),
+        "wrong return": (wrong_return, "step 'one': return annotation names str; it may name event classes, lists of"),
         "extra parameter": (extra_parameter, "nothing can be given for parameter 'database' (str)"),
         "two contexts": (two_contexts, "step 'one' takes two contexts, 'a' and 'b'; one is enough"),
         "Context in async": (blocking_context_in_async_step, "'ctx' with Context from greenroom.aio"),
         "aio.Context in def": (awaited_context_in_def_step, "annotate 'ctx' with Context from greenroom, whose"),
         "unknown name": (unknown_name, "step 'one': its annotations cannot be resolved: name 'Nowhere' is not defined"),
-        "generator": (generator, "step 'one' is a generator; return one event, and send others with ctx.send_event()"),
+        "generator": (
+            generator,
+            "step 'one' is a generator; return one event or a list, and send others",
+        ),
         "async generator": (async_generator, "step 'one' is a generator; return one event"),
         "variadic": (
             variadic,
@@ -563,7 +566,10 @@ def test_a_wrong_loop_is_refused() -> None:
         (Other(), "step 'one' returned an instance of Other, but declares -> Part | StopEvent; add it to the return"),
         (3, "step 'one' returned an instance of int, but declares -> Part | StopEvent; return an event"),
         (Part, "step 'one' returned the class Part, but declares -> Part | StopEvent; return an event"),
-        ([Part()], "step 'one' returned an instance of list, but declares -> Part | StopEvent; return an event"),
+        (
+            [Part()],
+            "step 'one' returned an instance of list, but declares -> Part | StopEvent; annotate the",
+        ),
     ],
 )
 def test_a_step_that_returns_what_it_did_not_declare_fails(flow: Flavour, value: Any, expected: str) -> None:

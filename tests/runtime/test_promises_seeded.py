@@ -416,7 +416,7 @@ def check_events(played: Played) -> None:
         Inspect(
             lambda state: (
                 Counter((getattr(inv.event, "uid", "start"), inv.spec.name) for inv in state.invocations.values()),
-                Counter(event.uid for event, _ in state.held) + Counter(e.uid for e, _, _ in state.delayed.values()),
+                Counter(event.uid for event, _ in state.held) + Counter(e.uid for e, *_ in state.delayed.values()),
             )
         )
     )

@@ -193,9 +193,8 @@ def test_all_faults_of_a_signature_are_told_together() -> None:
         "step 'work' takes two contexts, 'ctx' and 'again'; one is enough",
         "step 'work': nothing can be given for parameter 'number' (int); annotate it with an event class or Context, or"
         " give it a default",
-        "step 'work' must have exactly one parameter annotated with an event class; found 2: ['first', 'second']",
         "step 'work' must have a return annotation: event classes, None, or a union of them",
-        "step 'work' is a generator; return one event, and send others with ctx.send_event()",
+        "step 'work' is a generator; return one event or a list, and send others with ctx.send_event()",
     ]
 
 
@@ -213,7 +212,7 @@ def test_other_faults_of_a_signature() -> None:
     ]
     assert faults(method(mixed))[0] == "step 'mixed': parameter 'ev' mixes events with int; name event classes only"
     assert faults(method(returns)) == [
-        "step 'returns': return annotation names int, list; it may name event classes and None"
+        "step 'returns': return annotation names int; it may name event classes, lists of them, and None"
     ]
 
 
@@ -259,7 +258,7 @@ def test_all_faults_of_a_workflow_s_steps_are_told_in_one_message() -> None:
     assert str(caught.value).splitlines() == [
         "Wrong cannot work:",
         "  - step 'one' must have exactly one parameter annotated with an event class; found none",
-        "  - step 'two': return annotation names int; it may name event classes and None",
+        "  - step 'two': return annotation names int; it may name event classes, lists of them, and None",
     ]
 
 

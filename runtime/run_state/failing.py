@@ -1,0 +1,92 @@
+"""What follows a failure: another attempt, a step that catches it, or the end of the run."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from greenroom.errors import StepTimeoutError
+from greenroom.events import StepFailedEvent
+from greenroom.facts import CancelInvocation, Effect, Failed, SetTimer
+from greenroom.invocation import Invocation
+from greenroom.lineage import recovered
+from greenroom.retry import RetryInfo, next_delay, retry_seed
+from greenroom.run_state.collecting import settle
+from greenroom.run_state.ending import fail
+from greenroom.run_state.waiting import withdraw_waits
+from greenroom.run_state.work import admit, leave, serve_queue
+from greenroom.steps import StepSpec
+
+if TYPE_CHECKING:
+    from greenroom.run_state.state import RunState
+
+
+def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> None:
+    """An attempt failed: another follows, a step catches the error, or the run fails."""
+    invocation = state.invocations.get(fact.invocation)
+    if invocation is None or invocation.attempt != fact.attempt:
+        return
+    error, failures = fact.error, invocation.failures + 1
+    started = invocation.first_started_at
+    elapsed = now - started if started is not None else 0.0
+    delay: float | None = None
+    policy = invocation.spec.options.retry_policy
+    if policy is not None and isinstance(error, Exception):
+        try:
+            seed = retry_seed(state.run_id, invocation.spec.name, failures)
+            delay = next_delay(policy, elapsed, failures, error, seed)
+        except Exception as policy_error:
+            # A policy is the user's code; one that raises fails the run with what it raised.
+            policy_error.__context__ = error
+            error = policy_error
+    worker = leave(state, invocation, None, effects)
+    if delay is None:
+        del state.invocations[invocation.number]
+        if invocation.waits:
+            withdraw_waits(state, invocation, effects)
+        handler = handler_for(state, invocation, error)
+        if handler is not None:
+            event = StepFailedEvent(
+                step_name=invocation.spec.name,
+                input_event=invocation.event,
+                exception=error,
+                attempts=failures,
+                elapsed_seconds=elapsed,
+                failed_at=fact.failed_at,
+            )
+            lineage = recovered(invocation.lineage, handler.name)
+            admit(state, state.new_invocation(handler, event, lineage), now, effects)
+            if invocation.lineage is not None:
+                settle(state, invocation.lineage, now, effects)
+            serve_queue(state, invocation.spec, worker, now, effects)
+        else:
+            fail(state, error, effects, invocation.spec.name, failures, elapsed)
+        return
+    invocation.attempt += 1
+    invocation.failures = failures
+    invocation.sends = invocation.writes = 0  # A retry does these again; its waits and collections are answered.
+    invocation.retry_info = RetryInfo(
+        failures, elapsed, error if isinstance(error, Exception) else None, fact.failed_at
+    )
+    invocation.retry_at = now + delay
+    effects.append(SetTimer(("retry", invocation.number), invocation.retry_at))
+    serve_queue(state, invocation.spec, worker, now, effects)
+
+
+def handler_for(state: RunState, invocation: Invocation, error: BaseException) -> StepSpec | None:
+    """Return the step that catches this failure, if there is one that may still recover in its lineage."""
+    handler = state.graph.handlers.get(invocation.spec.name)
+    if handler is None or handler.options.catches is None or not isinstance(error, Exception):
+        return None
+    used = 0 if invocation.lineage is None else invocation.lineage.recoveries.get(handler.name, 0)
+    return handler if used < handler.options.catches.max_recoveries else None
+
+
+def step_timed_out(state: RunState, number: int, attempt: int, at: datetime, now: float, effects: list[Effect]) -> None:
+    """An attempt took longer than its step may."""
+    if state.current(number, attempt) is None:
+        return
+    spec = state.invocations[number].spec
+    effects.append(CancelInvocation(spec.name, number, attempt))
+    error = StepTimeoutError(f"step '{spec.name}' took longer than its timeout of {spec.options.timeout} seconds")
+    failed(state, Failed(number, attempt, error, at), now, effects)
