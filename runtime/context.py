@@ -516,7 +516,7 @@ class AsyncContext(ContextCore[S]):
 
 
 def _graph_of(workflow: Any, call: str) -> Graph:
-    graph = getattr(workflow, "graph", None)
+    graph = getattr(workflow, "_graph", None)
     if isinstance(workflow, type) or not isinstance(graph, Graph):
         given = f"the class {workflow.__name__}" if isinstance(workflow, type) else type(workflow).__name__
         raise ContextStateError(f"{call} takes the workflow object that it is for, not {given}")

@@ -91,10 +91,7 @@ class StepPort(RunPort, Protocol):
 class HasGraph(Protocol):
     """What a context needs to know of a workflow."""
 
-    @property
-    def graph(self) -> Graph:
-        """The workflow's graph."""
-        ...
+    _graph: Graph
 
 
 class HasPort(Protocol):

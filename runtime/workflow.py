@@ -127,11 +127,6 @@ class Workflow:
         Workflow._version += 1
 
     @property
-    def graph(self) -> Graph:
-        """The steps, and the events between them."""
-        return self._graph
-
-    @property
     def start_event_class(self) -> type[StartEvent]:
         """The class of the event that begins a run."""
         return self._graph.start_event_class

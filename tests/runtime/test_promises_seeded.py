@@ -301,7 +301,7 @@ class Played:
         draw = random.Random(seed)
         made = workflow_class(draw.randrange(KINDS))
         workflow = made(timeout=draw.choice([None, None, None, 0.02, 0.1]), disable_validation=True)
-        workers = {name: spec.options.num_workers for name, spec in workflow.graph.steps.items()}
+        workers = {name: spec.options.num_workers for name, spec in workflow._graph.steps.items()}
         self.book = workflow.book = Book(seed, workers)
         self.streams: list[list[Event]] = []
         self.called_back: list[Handler] = []
