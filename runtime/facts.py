@@ -43,14 +43,32 @@ class RunResumed:
     __slots__ = ()
 
 
+class Recovered:
+    """The process that worked on the run has died; this one goes on with it.
+
+    Attributes:
+        last: When the last fact was applied, by the run's clock.
+    """
+
+    __slots__ = ("last",)
+
+    def __init__(self, last: float) -> None:
+        self.last = last
+
+
 class EventArrived:
-    """Somebody outside sent an event, to a step by name or to whom it concerns."""
+    """Somebody outside sent an event, to a step by name or to whom it concerns.
 
-    __slots__ = ("asker", "event", "step")
+    Attributes:
+        dedup_key: Tells the event from others: one with a key that has come before is taken and dropped. None for none.
+    """
 
-    def __init__(self, event: Event, step: str | None = None) -> None:
+    __slots__ = ("asker", "dedup_key", "event", "step")
+
+    def __init__(self, event: Event, step: str | None = None, dedup_key: str | None = None) -> None:
         self.event = event
         self.step = step
+        self.dedup_key = dedup_key
         self.asker: Any = None
 
 
@@ -277,6 +295,7 @@ class Inspect(NamedTuple):
 Fact: TypeAlias = (
     RunStarted
     | RunResumed
+    | Recovered
     | EventArrived
     | EventSent
     | EventWritten

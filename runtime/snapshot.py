@@ -79,6 +79,7 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         "next": [state.next_invocation, state.next_delayed, state.next_wait, state.next_input, state.next_fan_out],
         "invocations": [_dump_invocation(inv, now) for inv in (*running, *others)],
         "buffers": [[step, buffer_id, events] for (step, buffer_id), events in state.buffered().items()],
+        "dedup_keys": sorted(state.dedup_keys),
         "held": [[event, step] for event, step in state.held],
         "delayed": [
             [number, event, step, due - now, _dump_lineage(lineage)]
@@ -309,6 +310,7 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
         buffer = state.buffers[_step(graph, step), _text(buffer_id)] = CollectBuffer()
         for event in events:
             buffer.keep(_event(event))
+    state.dedup_keys = set(map(_text, document["dedup_keys"]))
     state.held = [(_event(event), None if step is None else _step(graph, step)) for event, step in document["held"]]
     for number, event, step, left, lineage in document["delayed"]:
         target = None if step is None else _step(graph, step)

@@ -139,6 +139,26 @@ class StateStore:
             self._editor = None
             self._serve_waiting(answer)
 
+    @property
+    def editor(self) -> Hashable:
+        """Who edits, or None."""
+        return self._editor
+
+    @property
+    def line(self) -> list[StoreCall]:
+        """The writes that wait for the edit to end."""
+        return list(self._waiting)
+
+    def resume_edit(self, editor: Hashable, line: list[StoreCall]) -> None:
+        """Go on with an edit and the line behind it, as they stood in a checkpoint."""
+        self._editor = editor
+        self._waiting = line
+
+    def release_all(self) -> None:
+        """Drop the edit and the line, as when the process of those who wait has died."""
+        self._editor = None
+        self._waiting.clear()
+
     def _serve_waiting(self, answer: Callable[[Any, Any, BaseException | None], None]) -> None:
         while self._waiting and self._editor is None:
             self._do(self._waiting.pop(0), answer)

@@ -14,6 +14,7 @@ from greenroom.facts import (
     EventWritten,
     Finished,
     Outcome,
+    Recovered,
     Responded,
     RunResumed,
     RunStarted,
@@ -23,7 +24,7 @@ from greenroom.graph import EventKind
 from greenroom.invocation import Invocation
 from greenroom.lineage import Lineage
 from greenroom.run_state.collecting import gather, open_fan_out, settle
-from greenroom.run_state.ending import end
+from greenroom.run_state.ending import end, put_away
 from greenroom.run_state.waiting import ask_people, close_question, end_wait, withdraw_waits
 from greenroom.run_state.work import admit, leave, serve_queue
 from greenroom.waits import OpenInput, Wait
@@ -52,9 +53,24 @@ def run_resumed(state: RunState, fact: RunResumed, now: float, effects: list[Eff
             admit(state, invocation, now, effects)
 
 
+def recovered(state: RunState, fact: Recovered, now: float, effects: list[Effect]) -> None:
+    """The run goes on in another process: all bodies and all callers are gone."""
+    state.store.release_all()
+    put_away(state)
+    if state.at_work_since is not None:
+        state.worked += fact.last - state.at_work_since
+        state.at_work_since = None
+    run_resumed(state, RunResumed(), now, effects)
+
+
 def event_arrived(state: RunState, fact: EventArrived, now: float, effects: list[Effect]) -> None:
     """Somebody outside sent an event: it is taken, or held until a wait claims it."""
     event = fact.event
+    if fact.dedup_key is not None:
+        if fact.dedup_key in state.dedup_keys:
+            effects.append(Answer(fact.asker, None))
+            return
+        state.dedup_keys.add(fact.dedup_key)
     if not deliver(state, event, fact.step, None, now, effects):
         state.held.append((event, fact.step))
         state.note_unhandled(event, fact.step)

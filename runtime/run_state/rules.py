@@ -22,6 +22,7 @@ from greenroom.facts import (
     OnceAsked,
     OnceDone,
     PassivateAsked,
+    Recovered,
     Responded,
     RunResumed,
     RunStarted,
@@ -36,6 +37,7 @@ from greenroom.run_state.delivery import (
     event_sent,
     event_written,
     finished,
+    recovered,
     responded,
     run_resumed,
     run_started,
@@ -84,6 +86,7 @@ def store_called(state: RunState, fact: StoreCall, now: float, effects: list[Eff
 RULES: dict[type, Callable[[RunState, Any, float, list[Effect]], None]] = {
     RunStarted: run_started,
     RunResumed: run_resumed,
+    Recovered: recovered,
     EventArrived: event_arrived,
     EventSent: event_sent,
     EventWritten: event_written,

@@ -80,6 +80,7 @@ class RunState:
         self.next_invocation = 0
         self.next_delayed = 0
         self.next_fan_out = 0
+        self.dedup_keys: set[str] = set()
         self.next_wait = 0
         self.next_input = 1
         self.origin = run_id  # where the ids of questions come from: they outlive the run's own id
@@ -143,6 +144,7 @@ class RunState:
             state.delayed, self.delayed = self.delayed, {}
             state.fan_outs, self.fan_outs = self.fan_outs, {}
             state.next_fan_out = self.next_fan_out
+            state.dedup_keys = set(self.dedup_keys)
             state.next_invocation, state.next_delayed = self.next_invocation, self.next_delayed
         return state
 

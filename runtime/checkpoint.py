@@ -1,0 +1,139 @@
+"""Checkpoints: a run between two facts, to the letter, so that the facts that follow can be applied to it.
+
+A snapshot is for going on elsewhere: bodies at work are forgotten there. A checkpoint also holds who has which worker
+and who stands where, since the journal goes on with what those bodies told. Only the engine reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenroom.codec import TypeRegistry
+from greenroom.errors import ContextSerdeError
+from greenroom.facts import Caller
+from greenroom.graph import Graph
+from greenroom.invocation import Invocation
+from greenroom.lanes import Lane
+from greenroom.run_state import RunState
+from greenroom.snapshot import dump_snapshot, load_snapshot, read_document, take_document
+from greenroom.state import StoreCall
+
+__all__ = ["dump_checkpoint", "load_checkpoint"]
+
+
+def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> bytes:
+    """Return a run as bytes, to the letter.
+
+    Args:
+        state: The run, between two facts.
+        now: The time of its clock, in seconds.
+        registry: The classes whose instances it may contain.
+
+    Raises:
+        ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
+    """
+    document = take_document(state, now)
+    document["live"] = {
+        "now": now,
+        "order": list(state.invocations),
+        "invocations": {number: _dump(invocation) for number, invocation in state.invocations.items()},
+        "lanes": {
+            name: [
+                [invocation.number for invocation in lane.queue],
+                [invocation.number for invocation in lane.retries],
+                list(lane.freed),
+                lane.used,
+            ]
+            for name, lane in state.lanes.items()
+        },
+        "worked": state.worked,
+        "at_work_since": state.at_work_since,
+        "idle_noted": state.idle_noted,
+        "editor": _dump_owner(state.store.editor),
+        "line": [[call.method, list(call.arguments), _dump_owner(call.owner)] for call in state.store.line],
+    }
+    return dump_snapshot(document, registry)
+
+
+def load_checkpoint(
+    graph: Graph, data: bytes, registry: TypeRegistry, *, timeout: float | None, on_stuck: Any
+) -> tuple[RunState, float]:
+    """Return the run of a checkpoint and the time of its clock.
+
+    Raises:
+        ContextSerdeError: As `load_snapshot` does.
+    """
+    document = load_snapshot(graph, data, registry)
+    state = read_document(graph, document, registry)
+    try:
+        live = document["live"]
+        now = float(live["now"])
+        state.shift_clock(now)
+        state.timeout, state.on_stuck = timeout, on_stuck
+        state.outcome = None
+        state.invocations = {number: state.invocations[number] for number in live["order"]}
+        for number, item in live["invocations"].items():
+            _read(state.invocations[number], item, state)
+        for name, (queue, retries, freed, used) in live["lanes"].items():
+            lane = state.lanes[name] = Lane(graph.steps[name])
+            lane.queue.extend(state.invocations[number] for number in queue)
+            lane.retries.extend(state.invocations[number] for number in retries)
+            lane.freed, lane.used = list(freed), used
+        state.parked = sum(inv.parked_at is not None and inv.ready is None for inv in state.invocations.values())
+        state.worked, state.at_work_since = live["worked"], live["at_work_since"]
+        state.idle_noted = live["idle_noted"]
+        state.store.resume_edit(
+            _read_owner(live["editor"]),
+            [StoreCall(method, tuple(arguments), _read_owner(owner)) for method, arguments, owner in live["line"]],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ContextSerdeError(f"the checkpoint of run '{state.run_id}' is not whole: {error!r}") from error
+    return state, now
+
+
+def _dump(invocation: Invocation) -> list[Any]:
+    return [
+        invocation.attempt,
+        invocation.worker,
+        invocation.parked_at,
+        invocation.first_started_at,
+        invocation.is_live,
+        invocation.unwinds,
+        None if invocation.ready is None else [wait.key for wait in invocation.ready],
+        invocation.time_left,
+        invocation.step_deadline,
+        invocation.skips_sends,
+        invocation.skips_writes,
+        invocation.collect_position,
+    ]
+
+
+def _read(invocation: Invocation, item: list[Any], state: RunState) -> None:
+    (
+        invocation.attempt,
+        invocation.worker,
+        invocation.parked_at,
+        invocation.first_started_at,
+        invocation.is_live,
+        invocation.unwinds,
+        ready,
+        invocation.time_left,
+        invocation.step_deadline,
+        invocation.skips_sends,
+        invocation.skips_writes,
+        invocation.collect_position,
+    ) = item
+    if ready is not None:
+        invocation.ready = [(invocation.waits or {})[key] for key in ready]
+
+
+def _dump_owner(owner: Any) -> list[Any] | None:
+    if owner is None:
+        return None
+    return ["step", *owner] if isinstance(owner, Caller) else ["outside", *map(str, owner)]
+
+
+def _read_owner(owner: Any) -> Any:
+    if owner is None:
+        return None
+    return Caller(*owner[1:]) if owner[0] == "step" else tuple(owner)

@@ -1,0 +1,206 @@
+"""The journal of a run: its facts as bytes, and back.
+
+A run is its facts: applied in the same order at the same times they give the same state. A record is one fact and the
+time at which it was applied. Facts that change nothing, as reading the shared state, are not recorded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from greenroom.codec import TypeRegistry, decode, encode
+from greenroom.errors import ContextSerdeError
+from greenroom.facts import (
+    BecameQuiet,
+    Caller,
+    CancelAsked,
+    CollectAsked,
+    Crashed,
+    EventArrived,
+    EventSent,
+    EventWritten,
+    Fact,
+    Failed,
+    Finished,
+    OnceAsked,
+    OnceDone,
+    PassivateAsked,
+    Recovered,
+    Responded,
+    RunResumed,
+    RunStarted,
+    TimerFired,
+    WaitAsked,
+)
+from greenroom.run_state import RunState
+from greenroom.state import StoreCall
+
+__all__ = ["encode_fact", "is_recorded", "pack_record", "replay"]
+
+_TIME = struct.Struct(">d")
+
+# The fields of each kind of fact, in the order in which it takes them.
+_FIELDS: dict[type, tuple[str, ...]] = {
+    RunStarted: ("event",),
+    RunResumed: (),
+    Recovered: ("last",),
+    EventArrived: ("event", "step", "dedup_key"),
+    EventSent: ("invocation", "attempt", "event", "step", "delay"),
+    EventWritten: ("invocation", "attempt", "event"),
+    CollectAsked: ("invocation", "attempt", "event", "own", "expected", "buffer_id"),
+    WaitAsked: (
+        "invocation",
+        "attempt",
+        "key",
+        "event_type",
+        "requirements",
+        "timeout",
+        "request",
+        "is_question",
+    ),
+    OnceDone: ("invocation", "attempt", "key", "result"),
+    Responded: ("input_id", "event"),
+    PassivateAsked: ("invocation", "attempt"),
+    Finished: ("invocation", "attempt", "event"),
+    Failed: ("invocation", "attempt", "error", "failed_at"),
+    TimerFired: ("key", "at"),
+    CancelAsked: ("error",),
+    Crashed: ("error",),
+    BecameQuiet: (),
+    StoreCall: ("method", "arguments", "owner"),
+}
+_KINDS = {kind.__name__: kind for kind in _FIELDS}
+_READS = frozenset({"get", "get_state"})
+
+
+def is_recorded(fact: Fact) -> bool:
+    """Return whether a fact changes the run, so that the journal must have it."""
+    if isinstance(fact, StoreCall):
+        return fact.method not in _READS
+    return not isinstance(fact, OnceAsked)
+
+
+def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:
+    """Return a fact as bytes. Who asked is left out: nobody outlives the process.
+
+    Raises:
+        ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
+    """
+    kind = type(fact)
+    values = [_written(fact, name, getattr(fact, name), registry) for name in _FIELDS[kind]]
+    try:
+        return encode([kind.__name__, *values], registry)
+    except ContextSerdeError:
+        for name, value in zip(_FIELDS[kind], values, strict=True):
+            encode(value, registry, root=name)  # raises with the path that begins with the field's name
+        raise
+
+
+def decode_fact(data: bytes, state: RunState, registry: TypeRegistry) -> Fact:
+    """Return the fact that `encode_fact` wrote.
+
+    Args:
+        data: The bytes.
+        state: The run as it was when the fact came.
+        registry: The classes that may be built.
+
+    Raises:
+        ContextSerdeError: If the bytes are damaged, or name a kind of fact or a class that there is not.
+    """
+    try:
+        name, *values = decode(data, registry)
+        kind = _KINDS[name]
+        fields = dict(zip(_FIELDS[kind], values, strict=True))
+        arguments = [_read(fields, field, state, registry) for field in _FIELDS[kind]]
+        fact: Fact = kind(*arguments)
+    except ContextSerdeError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ContextSerdeError(f"a record of run '{state.run_id}' cannot be read: {error!r}") from error
+    return fact
+
+
+def pack_record(now: float, fact: bytes) -> bytes:
+    """Return a record: a fact and the time of the run's clock at which it was applied."""
+    return _TIME.pack(now) + fact
+
+
+def unpack_record(record: bytes) -> tuple[float, bytes]:
+    """Return the time and the fact of a record.
+
+    Raises:
+        ContextSerdeError: If it is too short.
+    """
+    if len(record) <= _TIME.size:
+        raise ContextSerdeError("a record of the journal is cut short")
+    return _TIME.unpack_from(record)[0], record[_TIME.size :]
+
+
+def _written(fact: Any, name: str, value: Any, registry: TypeRegistry) -> Any:
+    if name == "event" and isinstance(fact, CollectAsked) and fact.own:
+        return None  # The invocation has it.
+    if name == "event_type":
+        return _class_name(value, registry)
+    if name == "expected":
+        if isinstance(value, Mapping):
+            return {_class_name(cls, registry): count for cls, count in value.items()}
+        return [_class_name(cls, registry) for cls in value]
+    if name == "requirements":
+        return dict(value)
+    if name == "owner":
+        return ["step", *value] if isinstance(value, Caller) else ["outside", *map(str, value)]
+    if name == "arguments":
+        return list(value)
+    return value
+
+
+def _read(fields: dict[str, Any], name: str, state: RunState, registry: TypeRegistry) -> Any:
+    value = fields[name]
+    if name == "event" and value is None and "own" in fields:
+        invocation = state.invocations.get(fields["invocation"])
+        if invocation is None:
+            raise ValueError(f"invocation {fields['invocation']} is not there")
+        return invocation.event
+    if name == "event_type":
+        return _class_named(value, registry)
+    if name == "expected":
+        if isinstance(value, Mapping):
+            return {_class_named(cls, registry): count for cls, count in value.items()}
+        return [_class_named(cls, registry) for cls in value]
+    if name == "owner":
+        return Caller(*value[1:]) if value[0] == "step" else tuple(value)
+    if name == "arguments":
+        return tuple(value)
+    return value
+
+
+def _class_name(cls: type[Any], registry: TypeRegistry) -> str:
+    name = registry.name_of(cls)
+    if name is None:
+        raise ContextSerdeError(
+            f"{cls.__module__}:{cls.__qualname__} is not named by the workflow's annotations or code: register it with"
+            " greenroom.codec.register_type, so that the run can be read again"
+        )
+    return name
+
+
+def _class_named(name: Any, registry: TypeRegistry) -> type[Any]:
+    cls = registry.get(name)
+    if cls is None:
+        raise ContextSerdeError(f"the journal names {name}, a class that the workflow does not name any more")
+    return cls
+
+
+def replay(state: RunState, records: Sequence[bytes], registry: TypeRegistry) -> float | None:
+    """Apply records to a run; return the time of the last one, or None where there is none.
+
+    Raises:
+        ContextSerdeError: If a record cannot be read.
+    """
+    last: float | None = None
+    for record in records:
+        last, data = unpack_record(record)
+        state.apply(decode_fact(data, state, registry), last)
+    return last

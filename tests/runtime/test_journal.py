@@ -1,0 +1,96 @@
+"""The journal: a run is its facts, and a checkpoint is the run to the letter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from greenroom import Workflow
+from greenroom.checkpoint import dump_checkpoint, load_checkpoint
+from greenroom.facts import Recovered
+from greenroom.journal import encode_fact, is_recorded, pack_record, replay
+from greenroom.run_state import RunState
+from greenroom.snapshot import registry_for
+from greenroom.testing import SeededRuntime
+from tests.runtime.test_cut_everywhere import Approvals, Coroutines, Retries, Stages, live
+
+MAKERS = [Approvals, Coroutines, Retries, Stages]
+
+
+class Kept:
+    """What a journal keeps of one run: checkpoints after every fact, and the facts."""
+
+    def __init__(self) -> None:
+        self.checkpoints: list[bytes] = []
+        self.records: list[bytes] = []
+
+
+@contextmanager
+def journal_kept(kept: Kept) -> Iterator[None]:
+    """Record every fact before it is applied, and the run after it."""
+    apply = RunState.apply
+
+    def watched(state: RunState, fact: Any, now: float) -> Any:
+        registry = registry_for(state.graph)
+        if not kept.checkpoints:
+            kept.checkpoints.append(dump_checkpoint(state, 0.0, registry))
+        recorded = is_recorded(fact) and state.outcome is None
+        if recorded:
+            kept.records.append(pack_record(now, encode_fact(fact, registry)))
+        effects = apply(state, fact, now)
+        if recorded and state.outcome is None:
+            # With the clock at 0 the bytes of two runs can be compared, whenever they were taken.
+            kept.checkpoints.append(dump_checkpoint(state, 0.0, registry))
+        return effects
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunState, "apply", watched)
+        yield
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("max_parked", [0, 1000])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_facts_that_are_replayed_give_the_same_run(
+    make: Callable[[list[str]], Workflow], max_parked: int, seed: int
+) -> None:
+    """From the beginning and from every checkpoint on, byte for byte, to the end."""
+    kept = Kept()
+    with SeededRuntime(seed) as runtime, journal_kept(kept):
+        runtime.parking._max_parked = max_parked
+        workflow = make([])
+        handler = workflow.run()
+        live(handler, -1)
+        result = handler.result()
+    graph = workflow._graph
+    registry = registry_for(graph)
+    assert len(kept.records) > 10
+    for begun, checkpoint in enumerate(kept.checkpoints[:: 1 if len(kept.checkpoints) < 60 else 7]):
+        first = begun * (1 if len(kept.checkpoints) < 60 else 7)
+        state, _ = load_checkpoint(graph, checkpoint, registry, timeout=None, on_stuck="fail")
+        for number, record in enumerate(kept.records[first:], first + 1):
+            replay(state, [record], registry)
+            if number < len(kept.checkpoints):
+                assert dump_checkpoint(state, 0.0, registry) == kept.checkpoints[number], number
+        assert state.outcome is not None
+        assert state.outcome.result == result
+
+
+def test_a_recovered_run_starts_its_unfinished_bodies_again() -> None:
+    """In the order they had begun, with new attempts, so that what the dead process may still say is turned away."""
+    kept = Kept()
+    with SeededRuntime(1) as runtime, journal_kept(kept):
+        handler = Approvals([]).run()
+        runtime.run_until_idle()
+        handler.cancel_run()
+    graph = Approvals([])._graph
+    registry = registry_for(graph)
+    state, _ = load_checkpoint(graph, kept.checkpoints[-1], registry, timeout=None, on_stuck="fail")
+    attempts = {number: invocation.attempt for number, invocation in state.invocations.items()}
+    effects = state.apply(Recovered(0.0), 1.0)
+    started = [effect.invocation for effect in effects if type(effect).__name__ == "StartInvocation"]
+    assert started
+    assert all(invocation.attempt == attempts[invocation.number] + 1 for invocation in started)
