@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.errors import RuntimeShutdownError, WorkflowRuntimeError
-from greenroom.facts import DrainAsked, Outcome, RunResumed, RunStarted
+from greenroom.facts import DrainAsked, Outcome
 from greenroom.run_state import failed_outcome
 
 __all__ = ["Drain", "RootSupervisor", "Run", "RunAdmitted", "RunEnded"]
@@ -24,7 +24,11 @@ class Run(Protocol):
     """What the root knows of a run: its handler."""
 
     run_id: str
-    supervisor: Ref
+
+    @property
+    def supervisor(self) -> Ref | None:
+        """Its supervisor, or None for one that has left memory."""
+        ...
 
     def has_ended(self) -> bool:
         """Return whether the run has its outcome. True before the root is told `RunEnded`."""
@@ -39,13 +43,13 @@ class RunAdmitted(NamedTuple):
 
     Attributes:
         run: The run.
-        beginning: The fact that begins it.
+        beginning: The message that begins it.
         group: The runs that share a limit.
         limit: How many of the group may go on at once.
     """
 
     run: Run
-    beginning: RunStarted | RunResumed
+    beginning: Any
     group: int
     limit: int
 
@@ -99,15 +103,15 @@ class RootSupervisor(PooledActor):
             # Those in line begin as others end, and are told then.
             if run_id not in waiting:
                 # Not on the control lane: it must not overtake the fact that begins the run.
-                run.supervisor.tell(DrainAsked(message.error))
+                _tell(run, DrainAsked(message.error))
         self._drained.append(reply)
         self._answer_drained()
 
     def _begin(self, admitted: RunAdmitted) -> None:
         self._going.setdefault(admitted.group, set()).add(admitted.run.run_id)
-        admitted.run.supervisor.tell(admitted.beginning)
+        _tell(admitted.run, admitted.beginning)
         if self._drain_error is not None:
-            admitted.run.supervisor.tell(DrainAsked(self._drain_error))
+            _tell(admitted.run, DrainAsked(self._drain_error))
 
     def _forget(self, run: Run) -> None:
         group = self._groups.pop(run.run_id, None)
@@ -141,3 +145,9 @@ class RootSupervisor(PooledActor):
             for reply in self._drained:
                 reply.set(None)
             self._drained.clear()
+
+
+def _tell(run: Run, message: Any) -> None:
+    supervisor = run.supervisor
+    if supervisor is not None:
+        supervisor.tell(message)

@@ -7,7 +7,8 @@ order: internal events, events, the end. A reader looks in the opposite order, s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from greenroom.actors.base import PooledActor, Ref, Reply
@@ -126,6 +127,7 @@ class Subscription:
         *,
         after: int,
         expose_internal: bool,
+        earlier: Sequence[Event] = (),
         notes_read: int = 0,
         moved: Callable[[int, int], None] | None = None,
         refuse: Callable[[], None] | None = None,
@@ -139,6 +141,7 @@ class Subscription:
             dispatcher: Where to wait.
             after: The offset after which to begin; -1 for the start.
             expose_internal: Whether to read internal events as well.
+            earlier: The events after that offset which come before the log's first one.
             notes_read: How many internal events were read before.
             moved: Told, with each event, the offset of the last one and how many internal ones were read (-1: not any).
             refuse: Raises if the calling thread must not block.
@@ -146,6 +149,7 @@ class Subscription:
         """
         self._log = log
         self._stream = stream
+        self._earlier = deque(earlier)
         self._dispatcher = dispatcher
         self._next = self._start = max(0, after + 1 - log.first_offset)
         self._next_note = notes_read if expose_internal else -1
@@ -183,6 +187,10 @@ class Subscription:
 
     def _read(self) -> tuple[Event | None, bool]:
         log = self._log
+        if self._earlier:
+            if self._moved is not None:
+                self._moved(log.first_offset - len(self._earlier), -1)
+            return self._earlier.popleft(), False
         ended = log.ended  # looked at first: once it is set, nothing more is appended
         following = self._next
         available = len(log.events)

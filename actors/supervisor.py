@@ -27,6 +27,7 @@ from greenroom.facts import (
     CollectAsked,
     Crashed,
     DropTimer,
+    Effect,
     EventArrived,
     EventSent,
     EventWritten,
@@ -36,6 +37,7 @@ from greenroom.facts import (
     Inspect,
     Outcome,
     Publish,
+    Recovered,
     RunResumed,
     RunStarted,
     SetTimer,
@@ -103,6 +105,7 @@ class RunSupervisor(PooledActor):
         self.log = StreamLog(state.published)
         self.stream = StreamActor.start(dispatcher, self.log)
         self._now = dispatcher.now
+        self._clock_offset = 0.0  # how far the run's clock is ahead of the dispatcher's, in seconds
         self._state = state
         self._functions = functions
         self._variables = variables
@@ -138,7 +141,7 @@ class RunSupervisor(PooledActor):
             self._early.append(message)
         else:
             self._apply(message)
-            if type(message) is RunStarted or type(message) is RunResumed or self._run_ended:
+            if type(message) in _BEGINNINGS or self._run_ended:
                 self._begun = True
                 self._serve_early()
 
@@ -179,7 +182,10 @@ class RunSupervisor(PooledActor):
     # -- orders --------------------------------------------------------------------------------------------------------
 
     def _apply(self, fact: Fact) -> None:
-        for effect in self._state.apply(fact, self._now()):
+        self._obey(self._state.apply(fact, self._now()))
+
+    def _obey(self, effects: list[Effect]) -> None:
+        for effect in effects:
             _ORDERS[type(effect)](self, effect)
 
     def _start_invocation(self, effect: StartInvocation) -> None:
@@ -218,7 +224,7 @@ class RunSupervisor(PooledActor):
         self._drop_timer(DropTimer(effect.key))
         self._timer_serial += 1
         due = TimerDue(effect.key, self._timer_serial)
-        timer = self.dispatcher.set_timer(effect.at, self.actor_ref, due)
+        timer = self.dispatcher.set_timer(effect.at - self._clock_offset, self.actor_ref, due)
         self._timers[effect.key] = (self._timer_serial, timer)
 
     def _drop_timer(self, effect: DropTimer) -> None:
@@ -274,6 +280,7 @@ _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
 
 
 # Most messages are these: they need no second look.
+_BEGINNINGS = frozenset({RunStarted, RunResumed, Recovered})
 _FACTS_AT_WORK = frozenset({Finished, EventSent, EventWritten, CollectAsked, WaitAsked})
 
 

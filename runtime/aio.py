@@ -60,10 +60,12 @@ class Handler(BlockingHandler):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._await_end(), timeout)
 
-    async def send_event(self, message: Event, step: str | None = None) -> None:  # type: ignore[override]
+    async def send_event(  # type: ignore[override]
+        self, message: Event, step: str | None = None, dedup_key: str | None = None
+    ) -> None:
         """Send an event into the run; see `greenroom.Context.send_event`."""
         check_sendable(self._link.graph, message, step)
-        await self._link.ask_async(EventArrived(message, step))
+        await self._link.ask_async(EventArrived(message, step, dedup_key))
 
     async def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:  # type: ignore[override]
         """Answer a question; see `greenroom.Handler.respond`."""

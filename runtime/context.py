@@ -101,7 +101,13 @@ class ContextCore(ContextBase, Generic[S]):
 
     # -- within a step -------------------------------------------------------------------------------------------------
 
-    def send_event(self, message: Event, step: str | None = None, delay: float | None = None) -> None:
+    def send_event(
+        self,
+        message: Event,
+        step: str | None = None,
+        delay: float | None = None,
+        dedup_key: str | None = None,
+    ) -> None:
         """Send an event into the run.
 
         Within a step it is delivered after what the step sent before, and before what it returns. From outside the call
@@ -111,6 +117,8 @@ class ContextCore(ContextBase, Generic[S]):
             message: The event.
             step: The name of the one step that shall take it; by default it is routed by its class.
             delay: Seconds to wait before it is delivered. Only within a step.
+            dedup_key: Tells the event from all others that are sent to the run: of those with the same key only the
+                first counts, however often a sender tries. Only from outside.
 
         Raises:
             WorkflowRuntimeError: If it is no event, a stop event, or addressed to a step that does not take it, or if
@@ -121,8 +129,12 @@ class ContextCore(ContextBase, Generic[S]):
         if self._step is None:
             if delay is not None:
                 raise ContextStateError("send_event(delay=...) works only from within a step")
-            port.ask(EventArrived(message, step))
+            if dedup_key is not None and not isinstance(dedup_key, str):
+                raise WorkflowRuntimeError(f"send_event(dedup_key=...) takes a text, not {dedup_key!r}")
+            port.ask(EventArrived(message, step, dedup_key))
             return
+        if dedup_key is not None:
+            raise ContextStateError("send_event(dedup_key=...) works only from outside: what a step sends is sent once")
         if delay is not None and not (isinstance(delay, int | float) and 0 <= delay <= MAX_DELAY):
             raise WorkflowRuntimeError(f"send_event(delay=...) takes seconds, from 0 to {MAX_DELAY:g}, not {delay!r}")
         if self._step.cancelled or self._step.fact is not None:

@@ -142,6 +142,10 @@ class StoreUnavailableError(StoreError):
     """The store cannot be reached. What became of the last commit is not known; giving the same one again is safe."""
 
 
+class LeaseLostError(GreenroomError):
+    """The run goes on in another process, which took it over; this one has let go of it."""
+
+
 class UnknownRunError(StoreError):
     """The store knows no run of this id."""
 

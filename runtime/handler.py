@@ -14,11 +14,13 @@ import logging
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from pykka import ActorDeadError
+
 from greenroom.actors.base import Ref
 from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunEnded
 from greenroom.actors.stream import StreamLog, Subscription, await_reply, settle
-from greenroom.actors.supervisor import ExposeInternal
+from greenroom.actors.supervisor import ExposeInternal, RunSupervisor
 from greenroom.context import Context, ContextCore
 from greenroom.errors import DeadlockError, WorkflowRuntimeError
 from greenroom.events import Event, StopEvent
@@ -43,25 +45,53 @@ class RunLink:
 
     __slots__ = ("graph", "run_id", "runtime", "supervisor")
 
-    def __init__(self, graph: Graph, run_id: str, runtime: Runtime, supervisor: Ref) -> None:
+    def __init__(self, graph: Graph, run_id: str, runtime: Runtime, supervisor: Ref | None) -> None:
         self.graph = graph
         self.run_id = run_id
         self.runtime = runtime
-        self.supervisor = supervisor
+        self.supervisor = supervisor  # None while a durable run rests in its store, and once it has ended there
 
     def ask(self, fact: Any) -> Any:
         """Hand over a fact and block for its answer."""
-        self.runtime.check_process()
-        return self.supervisor.ask(fact)
+        while True:
+            supervisor = self.reach()
+            try:
+                return supervisor.ask(fact)
+            except ActorDeadError:
+                if self.supervisor == supervisor:
+                    raise
+                # A durable run that went to rest just now: it is woken for this.
 
     async def ask_async(self, fact: Any) -> Any:
         """Hand over a fact and await its answer."""
         self.runtime.check_process()
-        return await await_reply(self.supervisor.ask(fact, block=False), self.runtime.dispatcher)
+        while True:
+            supervisor = self.supervisor
+            if supervisor is None:
+                supervisor = await asyncio.to_thread(self.reach)
+            try:
+                return await await_reply(supervisor.ask(fact, block=False), self.runtime.dispatcher)
+            except ActorDeadError:
+                if self.supervisor == supervisor:
+                    raise
+
+    def reach(self) -> Ref:
+        """Return the supervisor; that of a durable run which rests is woken first.
+
+        Raises:
+            WorkflowRuntimeError: If the run has ended in another process, or goes on there.
+        """
+        self.runtime.check_process()
+        supervisor = self.supervisor
+        while supervisor is None:
+            assert self.runtime.keeper is not None
+            # It may go to rest again before it is looked at.
+            supervisor = self.runtime.keeper.wake(self.run_id).supervisor
+        return supervisor
 
     def now(self) -> float:
         """Return the time of the run's clock, in seconds."""
-        return self.runtime.dispatcher.now()
+        return self.runtime.now()
 
     @property
     def is_running(self) -> bool:
@@ -84,7 +114,6 @@ class Handler(concurrent.futures.Future[Any]):
     Attributes:
         run_id: The run's id.
         ctx: The run's context, for its store and for running it again.
-        supervisor: The address of the run's supervisor.
         origin: What the ids of its questions begin with: the id of the run that first asked.
         is_limited: Whether the run counts towards `num_concurrent_runs`.
 
@@ -107,7 +136,6 @@ class Handler(concurrent.futures.Future[Any]):
     def __init__(self, link: RunLink, log: StreamLog, stream: Ref) -> None:
         super().__init__()
         self.run_id = link.run_id
-        self.supervisor = link.supervisor
         self.is_limited = False
         self._link = link
         self._log = log
@@ -130,6 +158,11 @@ class Handler(concurrent.futures.Future[Any]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of run '{self.run_id}' of {self._link.graph.name}: {self.status}>"
+
+    @property
+    def supervisor(self) -> Ref | None:
+        """The address of the run's supervisor; None while a durable run rests in its store."""
+        return self._link.supervisor
 
     # -- the result ----------------------------------------------------------------------------------------------------
 
@@ -244,9 +277,9 @@ class Handler(concurrent.futures.Future[Any]):
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    def send_event(self, message: Event, step: str | None = None) -> None:
+    def send_event(self, message: Event, step: str | None = None, dedup_key: str | None = None) -> None:
         """Send an event into the run; return when the run has taken it. See `Context.send_event`."""
-        self.ctx.send_event(message, step)
+        self.ctx.send_event(message, step, dedup_key=dedup_key)
 
     def cancel_run(self, timeout: float = 5.0) -> None:
         """End the run: `result()` then raises `WorkflowCancelledByUser`. Nothing happens if it has ended.
@@ -289,9 +322,8 @@ class Handler(concurrent.futures.Future[Any]):
 
     def open_questions(self) -> list[PendingInput]:
         """Return the questions that are open."""
-        dispatcher = self._link.runtime.dispatcher
         questions = self._link.ask(Inspect(lambda state: list(state.inputs.open.values())))
-        now, wall_time = dispatcher.now(), dispatcher.wall_time()
+        now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
         return [pending_input(question, self.run_id, now, wall_time) for question in questions]
 
     def knows_question(self, input_id: str) -> bool:
@@ -307,8 +339,7 @@ class Handler(concurrent.futures.Future[Any]):
         self._link.ask(fact)
 
     def _checked_response(self, question: OpenInput, response: Event | Mapping[str, Any]) -> Event:
-        dispatcher = self._link.runtime.dispatcher
-        now, wall_time = dispatcher.now(), dispatcher.wall_time()
+        now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
         return pending_input(question, self.run_id, now, wall_time).make_response(response)
 
     # -- within the engine ---------------------------------------------------------------------------------------------
@@ -333,6 +364,13 @@ class Handler(concurrent.futures.Future[Any]):
         if self.is_limited or runtime.draining:
             runtime.root.tell(RunEnded(self))
 
+    def earlier_events(self, after: int) -> list[Event]:
+        """Return what was published after an offset before this process had the run."""
+        keeper, first = self._link.runtime.keeper, self._log.first_offset
+        if keeper is None or after + 1 >= first:
+            return []
+        return keeper.earlier_events(self.run_id, after, first, self._link.graph)
+
     def has_ended(self) -> bool:
         """Return whether the run has its outcome."""
         return self._outcome is not None
@@ -340,13 +378,21 @@ class Handler(concurrent.futures.Future[Any]):
     def on_question(self, question: OpenInput) -> None:
         """Tell the runtime of a question. Called by the supervisor, in its turn."""
         runtime = self._link.runtime
-        runtime.tell_question(
-            pending_input(question, self.run_id, runtime.dispatcher.now(), runtime.dispatcher.wall_time())
-        )
+        runtime.tell_question(pending_input(question, self.run_id, runtime.now(), runtime.dispatcher.wall_time()))
 
     def end(self, error: BaseException) -> None:
         """End the run as cancelled, with this error as its result. Called at the runtime's shutdown."""
-        self._link.supervisor.tell_control(CancelAsked(error))
+        if self._link.supervisor is not None:
+            self._link.supervisor.tell_control(CancelAsked(error))
+
+    def leave(self) -> None:
+        """Take note that the run rests in its store. Called by the keeper, in the supervisor's turn."""
+        self._link.supervisor = None
+
+    def come_back(self, supervisor: RunSupervisor) -> None:
+        """Go on with another supervisor, and the stream that there is."""
+        supervisor.log, supervisor.stream = self._log, self._stream
+        self._link.supervisor = supervisor.actor_ref
 
     def is_done(self) -> bool:
         """Return whether the run has ended."""
@@ -367,7 +413,7 @@ class Handler(concurrent.futures.Future[Any]):
     def _ask_cancel(self) -> None:
         self._link.runtime.check_process()
         if not self.done():
-            self._link.supervisor.tell_control(CancelAsked())
+            self._link.reach().tell_control(CancelAsked())
 
     def _refuse_to_block(self, call: str) -> None:
         self._link.runtime.check_process()
@@ -380,7 +426,11 @@ class Handler(concurrent.futures.Future[Any]):
 
     def _refuse_within_own_step(self, call: str) -> None:
         port = current_step.get(None)
-        if port is not None and getattr(port, "supervisor", None) == self._link.supervisor:
+        if (
+            port is not None
+            and self._link.supervisor is not None
+            and getattr(port, "supervisor", None) == self._link.supervisor
+        ):
             raise DeadlockError(
                 f"{call} within step '{port.invocation.spec.name}' would wait for its own run '{self.run_id}' for ever:"
                 " return a stop event, or wait outside the run"
@@ -420,11 +470,13 @@ class EventStream:
         handler = self._handler
         handler._link.runtime.check_process()
         continues = self._after is None
+        after = handler._position if self._after is None else self._after
         return Subscription(
             handler._log,
             handler._stream,
             handler._link.runtime.dispatcher,
-            after=handler._position if self._after is None else self._after,
+            after=after,
+            earlier=handler.earlier_events(after),
             expose_internal=self._expose_internal,
             notes_read=handler._notes_read if continues else 0,
             moved=self._move if continues else None,

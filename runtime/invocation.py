@@ -94,3 +94,8 @@ class Invocation:
         self.collected: set[str] | None = None
         self.waits: dict[str, Wait] | None = None
         self.done_once: dict[str, Any] | None = None
+
+    @property
+    def is_known_to_wait(self) -> bool:
+        """Whether it is known what each of its waits is for, so that it can be answered while no body stands there."""
+        return all(wait.event_type is not None for wait in (self.waits or {}).values() if wait.state == "open")

@@ -24,7 +24,6 @@ from greenroom.facts import (
     Fact,
     Failed,
     Finished,
-    OnceAsked,
     OnceDone,
     PassivateAsked,
     Recovered,
@@ -79,7 +78,7 @@ def is_recorded(fact: Fact) -> bool:
     """Return whether a fact changes the run, so that the journal must have it."""
     if isinstance(fact, StoreCall):
         return fact.method not in _READS
-    return not isinstance(fact, OnceAsked)
+    return type(fact) in _FIELDS
 
 
 def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:

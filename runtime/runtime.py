@@ -12,11 +12,11 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from greenroom.actors.base import here
 from greenroom.actors.dispatcher import Unlimited
@@ -30,6 +30,7 @@ from greenroom.errors import (
     UnknownInputError,
     WorkflowRuntimeError,
 )
+from greenroom.keeper import Durability, RunKeeper
 from greenroom.ports import StepPort, current_step
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from greenroom.events import Event
     from greenroom.handler import Handler
     from greenroom.inputs import PendingInput
+    from greenroom.stores import RunStore
 
 __all__ = ["Runtime", "current_runtime", "default_runtime", "shutdown_default_runtime"]
 
@@ -66,6 +68,7 @@ class Runtime:
         askers: The same by what the ids of their questions begin with. Of several runs that were restored from one
             snapshot it names one.
         draining: Whether it is being shut down, so that no run may begin.
+        keeper: Keeps the runs in the store, or None where there is no store.
 
     Example:
         >>> from greenroom import Runtime, StartEvent, StopEvent, Workflow, step
@@ -78,12 +81,20 @@ class Runtime:
         hello
     """
 
+    keeper: RunKeeper | None = None
+
     def __init__(
         self,
         *,
         max_threads: int = DEFAULT_MAX_THREADS,
         max_parked: int = DEFAULT_MAX_PARKED,
         loop: asyncio.AbstractEventLoop | None = None,
+        store: RunStore | None = None,
+        durability: Literal["sync", "async"] = "sync",
+        flush_interval: float = 0.05,
+        idle_timeout: float | None = 300.0,
+        lease: float = 15.0,
+        retention: float | None = 30 * 86_400.0,
     ) -> None:
         """Make a runtime.
 
@@ -94,11 +105,19 @@ class Runtime:
                 that those that have waited longest are unwound, and run again from their top when their event comes,
                 with all that they did before answered from a log.
             loop: The event loop for `async def` steps, to be run by the program; None for a thread of the runtime's
-            own.
+                own.
+            store: Keeps the runs, so that they survive the process; see docs/durability.md. None: they live in memory.
+            durability: With a store: "sync", nothing follows from a fact before it is committed; or "async", it is
+                committed within `flush_interval`, and a crash may lose and repeat what came after.
+            flush_interval: Seconds, 0 or more, for which "async" gathers what it commits.
+            idle_timeout: Seconds after which a run that only waits leaves memory, until something wants it; None never.
+            lease: Seconds after which another process may take over the runs of one that shows no sign of life.
+            retention: Seconds for which runs that have ended are kept with their results; None keeps them for ever.
 
         Raises:
-            WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, or `loop` no
-                event loop.
+            WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, `loop` no
+                event loop, or an option for the store is wrong.
+            StoreError: If the store cannot be opened.
         """
         if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
             raise WorkflowRuntimeError(f"Runtime(max_threads=...) takes an integer, 1 or more, not {max_threads!r}")
@@ -106,7 +125,10 @@ class Runtime:
             raise WorkflowRuntimeError(f"Runtime(max_parked=...) takes an integer, 0 or more, not {max_parked!r}")
         if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
             raise WorkflowRuntimeError(f"Runtime(loop=...) takes an asyncio event loop, not {loop!r}")
+        kept = Durability(durability == "sync", flush_interval, idle_timeout, lease, retention)
+        _check_durability(durability, kept)
         self._begin(PoolDispatcher(max_threads, loop), max_parked)
+        self.keeper = None if store is None else RunKeeper(self, store, kept)
 
     def _begin(self, dispatcher: Dispatcher, max_parked: int = DEFAULT_MAX_PARKED) -> None:
         self.dispatcher = dispatcher
@@ -155,6 +177,8 @@ class Runtime:
         if timeout is None:
             self._refuse_to_block()
         error = RuntimeShutdownError("the runtime was shut down before the run had ended")
+        if self.keeper is not None:
+            self.keeper.prepare_end()
         try:
             # In this order: a run that begins enters `runs` before it looks at `draining`, and one that ends leaves
             # `runs` before it does.
@@ -177,9 +201,64 @@ class Runtime:
         else:
             self._close(JOIN_SECONDS)
 
+    def recover(self, workflows: Iterable[Any]) -> list[Handler]:
+        """Go on with the runs in the store whose process has died, and from now on with those whose process dies.
+
+        A run that cannot go on, since its code has changed or its bytes are damaged, is set aside with the reason, and
+        keeps no other from going on: `greenroom runs --status set_aside` lists them.
+
+        Args:
+            workflows: The workflows whose runs to take: objects, or classes that are made without arguments.
+
+        Returns:
+            The handlers of the runs that go on now.
+
+        Raises:
+            WorkflowRuntimeError: If the runtime has no store, or one of them is no workflow.
+            StoreError: If the store failed.
+
+        Example:
+            >>> from greenroom import Runtime, StartEvent, StopEvent, Workflow, step
+            >>> from greenroom.stores import MemoryStore
+            >>> class Hello(Workflow):
+            ...     @step
+            ...     def hello(self, ev: StartEvent) -> StopEvent:
+            ...         return StopEvent(result="hello")
+            >>> with Runtime(store=MemoryStore()) as runtime:
+            ...     print(len(runtime.recover([Hello])), Hello().run(run_id="one").result())
+            0 hello
+        """
+        self.check_usable()
+        made = [workflow() if isinstance(workflow, type) else workflow for workflow in workflows]
+        for workflow in made:
+            if not hasattr(workflow, "workflow_name"):
+                raise WorkflowRuntimeError(f"recover() takes workflows and classes of them, not {workflow!r}")
+        return self._keeper().recover(made)
+
+    def get(self, run_id: str) -> Handler | None:
+        """Return the handler of a run: one that goes on here or, with a store, one that rests or has ended there.
+
+        Raises:
+            WorkflowRuntimeError: If another process has the run, it was set aside, or its workflow is not known here.
+        """
+        self.check_process()
+        return self.runs.get(run_id) if self.keeper is None else self.keeper.get(run_id)
+
+    def now(self) -> float:
+        """Return the time of the runs' clock, in seconds."""
+        return self.dispatcher.now() if self.keeper is None else self.keeper.now()
+
+    def _keeper(self) -> RunKeeper:
+        if self.keeper is None:
+            raise WorkflowRuntimeError("this runtime has no store: make it as Runtime(store=SQLiteStore('runs.db'))")
+        return self.keeper
+
     def pending_inputs(self) -> list[PendingInput]:
-        """Return the open questions of all runs, the oldest first."""
-        questions = [question for handler in self.runs.copy().values() for question in handler.open_questions()]
+        """Return the open questions of all runs, the oldest first; with a store also of those that rest in it."""
+        runs = self.runs.copy()
+        questions = [question for handler in runs.values() for question in handler.open_questions()]
+        if self.keeper is not None:
+            questions += self.keeper.questions_at_rest(runs)
         return sorted(questions, key=lambda question: question.asked_at)
 
     def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:
@@ -192,6 +271,10 @@ class Runtime:
         handler = self._find_asker(input_id)
         if handler is not None:
             handler.answer_question(input_id, response)
+            return
+        at_rest = None if self.keeper is None else self.keeper.asker_at_rest(input_id)
+        if at_rest is not None:
+            at_rest.answer_question(input_id, response)
             return
         raise UnknownInputError(f"no run here has asked '{input_id}'; pending_inputs() lists the open questions")
 
@@ -265,7 +348,20 @@ class Runtime:
     def _close(self, seconds: float) -> None:
         with self._closing:
             if not self.dispatcher.closed:
+                if self.keeper is not None:
+                    self.keeper.close(seconds)
                 self.dispatcher.shutdown(seconds)
+
+
+def _check_durability(durability: Any, kept: Durability) -> None:
+    if durability not in ("sync", "async"):
+        raise WorkflowRuntimeError(f"Runtime(durability=...) is 'sync' or 'async', not {durability!r}")
+    for name, least in (("flush_interval", 0.0), ("idle_timeout", 0.0), ("lease", 0.1), ("retention", 0.0)):
+        value = getattr(kept, name)
+        if name in ("idle_timeout", "retention") and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            raise WorkflowRuntimeError(f"Runtime({name}=...) takes seconds, {least:g} or more, not {value!r}")
 
 
 def default_runtime() -> Runtime:

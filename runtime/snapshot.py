@@ -30,6 +30,9 @@ from greenroom.events import (
     StartEvent,
     StepFailedEvent,
     StopEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowTimedOutEvent,
 )
 from greenroom.facts import DeadLetter, EndStatus
 from greenroom.graph import Graph
@@ -51,6 +54,7 @@ def registry_for(graph: Graph) -> TypeRegistry:
     """Return the classes that a snapshot of this workflow may build: what its steps' annotations and code name."""
     named = [*graph.events, StartEvent, StopEvent, InputRequiredEvent, HumanResponseEvent, Event, DictState]
     named += [CollectionReleaseEvent, StepFailedEvent]
+    named += [WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent]
     if graph.state_type is not None:
         named.append(graph.state_type)
     for function in graph.functions:

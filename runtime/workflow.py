@@ -10,24 +10,30 @@ from typing import Any, ClassVar, cast
 from pydantic import ValidationError
 
 from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.durable import Begin, DurableSupervisor
 from greenroom.actors.root import RunAdmitted
+from greenroom.actors.stream import StreamActor, StreamLog
 from greenroom.actors.supervisor import RunSupervisor
 from greenroom.context import ContextCore
 from greenroom.errors import (
     ContextStateError,
     GreenroomError,
+    RunExistsError,
     RuntimeShutdownError,
     WorkflowRuntimeError,
     WorkflowValidationError,
 )
 from greenroom.events import Event, StartEvent, StopEvent
-from greenroom.facts import CancelAsked, Inspect, RunResumed, RunStarted
+from greenroom.facts import CancelAsked, Inspect, Outcome, Recovered, RunResumed, RunStarted
 from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
+from greenroom.keeper import RunKeeper
 from greenroom.ports import RestingPort
-from greenroom.run_state import OnStuck, RunState
+from greenroom.run_state import OnStuck, RunState, failed_outcome
 from greenroom.runtime import Runtime, _current, current_runtime
+from greenroom.snapshot import registry_for
 from greenroom.steps import describe, read_step, step_options
+from greenroom.stores import FIRST_FENCE
 from greenroom.verbose import print_progress
 
 __all__ = ["Workflow"]
@@ -185,6 +191,10 @@ class Workflow:
             run_id = runtime.new_run_id()
         elif not isinstance(run_id, str) or not run_id:
             raise WorkflowRuntimeError(f"run(run_id=...) takes a text that is not empty, not {run_id!r}")
+        elif runtime.keeper is not None:
+            known = self._known_run(runtime.keeper, run_id)
+            if known is not None:
+                return known
         beginning: RunStarted | RunResumed
         if self._check_context(ctx):
             if start_event is not None or kwargs:
@@ -196,15 +206,29 @@ class Workflow:
         else:
             beginning = RunStarted(self._make_start_event(start_event, kwargs))
         # The state is taken last: whatever is refused leaves the context as it was.
-        if run_id in runtime.runs:
+        if run_id in runtime.runs and (runtime.keeper is None or ctx is not None):
             raise _id_taken(run_id)
-        return self._begin(runtime, self._take_state(ctx, run_id, runtime.dispatcher.now()), beginning, ctx)
+        state = self._take_state(ctx, run_id, runtime.now())
+        try:
+            return self._begin(runtime, state, beginning, ctx)
+        except RunExistsError:
+            # Another thread or process was quicker by a hair, and with a store the same id is the same run.
+            assert runtime.keeper is not None
+            known = self._known_run(runtime.keeper, run_id)
+            assert known is not None
+            return known
+
+    def _known_run(self, keeper: RunKeeper, run_id: str) -> Handler | None:
+        """Return the run of this id that the store has, if it has one: asking twice for a run gives the same run."""
+        keeper.know(self)
+        handler = keeper.get(run_id)
+        if handler is not None and handler._link.graph.name != self._graph.name:
+            raise WorkflowRuntimeError(f"run '{run_id}' is of {handler._link.graph.name}, not of {self._graph.name}")
+        return handler
 
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
-        supervisor = RunSupervisor(
-            runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking
-        )
-        run_id = state.run_id
+        keeper, run_id = runtime.keeper, state.run_id
+        supervisor = self._make_supervisor(runtime, state)
         link = RunLink(self._graph, run_id, runtime, supervisor.actor_ref)
         handler = self._handler_class(
             link,
@@ -214,9 +238,19 @@ class Workflow:
         supervisor.finisher = handler
         if ctx is not None:
             handler.ctx = ctx
+        begins: Any = beginning
         try:
             if runtime.runs.setdefault(run_id, handler) is not handler:
-                raise _id_taken(run_id)
+                raise _id_taken(run_id) if keeper is None or ctx is not None else RunExistsError(run_id)
+            if keeper is not None:
+                begins = Begin(beginning, late=self._num_concurrent_runs is not None)
+                try:
+                    keeper.make(self, state, beginning)
+                except GreenroomError as error:
+                    runtime.runs.pop(run_id, None)
+                    handler.finish(failed_outcome(error))
+                    handler.exception(0)  # It is raised here, and has been seen.
+                    raise
             if runtime.draining:
                 try:
                     runtime.check_usable()
@@ -225,7 +259,7 @@ class Workflow:
                     raise
         except GreenroomError:
             # Another thread came first by a hair. What the context holds can still be resumed.
-            state.apply(CancelAsked(), runtime.dispatcher.now())
+            state.apply(CancelAsked(), runtime.now())
             raise
         finally:
             if ctx is not None:
@@ -233,14 +267,55 @@ class Workflow:
         handler.origin = state.origin
         runtime.askers[state.origin] = handler
         supervisor.watch(runtime.root)
+        self._let_begin(runtime, handler, supervisor, begins)
+        return handler
+
+    def _make_supervisor(
+        self, runtime: Runtime, state: RunState, fence: int = FIRST_FENCE, next_seq: int = 1
+    ) -> RunSupervisor:
+        parts = (runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking)
+        if runtime.keeper is None:
+            return RunSupervisor(*parts)
+        return DurableSupervisor(*parts, runtime.keeper, registry_for(self._graph), fence, next_seq)
+
+    def _let_begin(self, runtime: Runtime, handler: Handler, supervisor: RunSupervisor, begins: Any) -> None:
         if self._verbose:
             supervisor.exposed = True
             runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
         if self._num_concurrent_runs is None:
-            supervisor.actor_ref.tell(beginning)
+            supervisor.actor_ref.tell(begins)
         else:
             handler.is_limited = True
-            runtime.root.tell(RunAdmitted(handler, beginning, id(self), self._num_concurrent_runs))
+            runtime.root.tell(RunAdmitted(handler, begins, id(self), self._num_concurrent_runs))
+
+    # -- durable runs, for the keeper ----------------------------------------------------------------------------------
+
+    def _go_on(
+        self, runtime: Runtime, state: RunState, fence: int, next_seq: int, last: float, handler: Handler | None
+    ) -> Handler:
+        """Go on with a run that the store had; with its handler, where somebody has kept it."""
+        supervisor = self._make_supervisor(runtime, state, fence, next_seq)
+        if handler is None:
+            link = RunLink(self._graph, state.run_id, runtime, supervisor.actor_ref)
+            handler = self._handler_class(link, supervisor.log, supervisor.stream)
+        else:
+            handler.come_back(supervisor)
+        supervisor.finisher = handler
+        handler.origin = state.origin
+        runtime.runs[state.run_id] = handler
+        runtime.askers[state.origin] = handler
+        supervisor.watch(runtime.root)
+        self._let_begin(runtime, handler, supervisor, Recovered(last))
+        return handler
+
+    def _ended(self, runtime: Runtime, run_id: str, next_offset: int, outcome: Outcome) -> Handler:
+        """Return the handler of a run that has ended, from what the store kept of it."""
+        log = StreamLog(next_offset)
+        log.ended = True
+        handler = self._handler_class(
+            RunLink(self._graph, run_id, runtime, None), log, StreamActor.start(runtime.dispatcher, log)
+        )
+        handler.finish(outcome)
         return handler
 
     def _check_context(self, ctx: Any) -> bool:

@@ -46,6 +46,8 @@ def run_resumed(state: RunState, fact: RunResumed, now: float, effects: list[Eff
         if wait.deadline is not None:
             effects.append(SetTimer(("wait", wait.number), wait.deadline))
     for invocation in list(state.invocations.values()):
+        if invocation.parked_at is not None:
+            continue
         if invocation.retry_at is not None and invocation.retry_at > now:
             effects.append(SetTimer(("retry", invocation.number), invocation.retry_at))
         else:
@@ -54,9 +56,18 @@ def run_resumed(state: RunState, fact: RunResumed, now: float, effects: list[Eff
 
 
 def recovered(state: RunState, fact: Recovered, now: float, effects: list[Effect]) -> None:
-    """The run goes on in another process: all bodies and all callers are gone."""
+    """The run goes on in another process, or after a rest: all bodies and all callers are gone."""
     state.store.release_all()
+    parked = {
+        invocation.number: invocation.parked_at
+        for invocation in state.invocations.values()
+        if invocation.parked_at is not None and invocation.ready is None and invocation.is_known_to_wait
+    }
     put_away(state)
+    for number, since in parked.items():
+        # It waits on without a body; one is started when its wait has ended.
+        state.invocations[number].parked_at = since
+    state.parked = len(parked)
     if state.at_work_since is not None:
         state.worked += fact.last - state.at_work_since
         state.at_work_since = None

@@ -172,6 +172,13 @@ class RunState:
             for number, (event, step, due, lineage) in self.delayed.items()
         }
 
+    def next_due(self) -> float | None:
+        """Return when the first timer of a run that rests is due, by its clock, or None."""
+        dues = [due for _, _, due, _ in self.delayed.values()]
+        dues += [wait.deadline for wait in self.waits.by_number.values() if wait.deadline is not None]
+        dues += [inv.retry_at for inv in self.invocations.values() if inv.retry_at is not None]
+        return min(dues, default=None)
+
     def buffered(self) -> dict[tuple[str, str], list[Event]]:
         """Return the events that wait in each collection, by step and buffer id."""
         return {key: buffer.events for key, buffer in self.buffers.items()}

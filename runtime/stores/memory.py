@@ -100,6 +100,12 @@ class MemoryStore:
         with self._lock:
             return {run.run_id: run.head.fence for run in self._runs.values() if run.head.owner == owner}
 
+    def owners(self) -> list[str]:
+        with self._lock:
+            now = self._clock()
+            holding = {run.head.owner for run in self._runs.values()}
+            return [owner for owner, until in self._leases.items() if until > now and owner in holding]
+
     def create(self, run_id: str, workflow: str, owner: str) -> int | None:
         (refused,) = self.commit([Commit(run_id, FIRST_FENCE, new=NewRun(workflow, owner))])
         return FIRST_FENCE if refused is None else None

@@ -53,6 +53,9 @@ class RunStore(Protocol):
     def held(self, owner: str) -> dict[str, int]:
         """The fences of all runs that an owner holds, by run id."""
 
+    def owners(self) -> list[str]:
+        """The owners that hold runs and whose lease is not over."""
+
     def create(self, run_id: str, workflow: str, owner: str) -> int | None:
         """Make a run and return its fence, or None if there is one of this id. `Commit.new` does it within a commit."""
 

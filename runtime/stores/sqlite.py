@@ -163,6 +163,14 @@ class SQLiteStore:
     def held(self, owner: str) -> dict[str, int]:
         return dict(self._select("SELECT run_id, fence FROM runs WHERE owner = ?", (owner,)))
 
+    def owners(self) -> list[str]:
+        rows = self._select(
+            "SELECT owner FROM owners WHERE lease_until > ?"
+            " AND EXISTS (SELECT 1 FROM runs WHERE runs.owner = owners.owner)",
+            (self._clock(),),
+        )
+        return [owner for (owner,) in rows]
+
     def create(self, run_id: str, workflow: str, owner: str) -> int | None:
         (refused,) = self.commit([Commit(run_id, FIRST_FENCE, new=NewRun(workflow, owner))])
         return FIRST_FENCE if refused is None else None

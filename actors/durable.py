@@ -1,0 +1,445 @@
+"""The supervisor of a durable run: nothing follows from a fact before the journal has it.
+
+Facts are applied as they come; what they lead to is held until the store has committed them. Bodies encode what they
+tell on their own threads. All attributes belong to the supervisor's turn.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context as Variables
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+from pykka._envelope import Envelope
+
+from greenroom.actors.base import Ref, Reply
+from greenroom.actors.dispatcher import Dispatcher
+from greenroom.actors.journal import CommitAsked, Committed, Refused
+from greenroom.actors.parking import Parking
+from greenroom.actors.supervisor import RunSupervisor, TimerDue
+from greenroom.checkpoint import dump_checkpoint
+from greenroom.codec import TypeRegistry, encode
+from greenroom.errors import ContextSerdeError, LeaseLostError, RuntimeShutdownError
+from greenroom.facts import (
+    Answer,
+    AskPerson,
+    BecameQuiet,
+    CancelAsked,
+    DrainAsked,
+    Effect,
+    EventArrived,
+    Fact,
+    Failed,
+    Finish,
+    Finished,
+    Inspect,
+    OnceDone,
+    PassivateAsked,
+    Publish,
+    Responded,
+    SetTimer,
+)
+from greenroom.journal import encode_fact, is_recorded, pack_record
+from greenroom.run_state import RunState, failed_outcome
+from greenroom.stores import Commit, InputRow
+
+__all__ = ["Begin", "DurableSupervisor", "FromInbox", "LeaseGone", "Ledger", "Recorded"]
+
+logger = logging.getLogger("greenroom.journal")
+
+CHECKPOINT_BYTES = 64 * 1024
+IDLE = ("idle",)
+_AWAITED = (EventArrived, Responded, OnceDone)
+
+
+class Recorded(NamedTuple):
+    """A fact and its bytes for the journal, which its sender has made."""
+
+    fact: Fact
+    data: bytes
+
+
+class Begin(NamedTuple):
+    """The run begins with a fact that the journal has already.
+
+    Attributes:
+        fact: The fact.
+        late: Whether the run has waited to begin: its times are other than the journal says.
+    """
+
+    fact: Fact
+    late: bool
+
+
+class LeaseGone(NamedTuple):
+    """Another process holds the run now."""
+
+
+class FromInbox(NamedTuple):
+    """A fact that another process has put into the run's inbox."""
+
+    fact: Fact
+    entry: int
+
+
+class Ledger(Protocol):
+    """What a durable supervisor needs to know of the place where its run is kept."""
+
+    journal: Ref
+    is_sync: bool
+    idle_timeout: float | None
+    offset: float  # seconds since the epoch at which the dispatcher's clock stands at 0
+
+    def rested(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
+        """Take note that a run was put to rest, and of what came for it meanwhile. Called in the supervisor's turn."""
+
+    def redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
+        """Wake a run for what has come for it. Called in the supervisor's turn."""
+
+
+class JournalingRef(Ref):
+    """The address of a durable supervisor. Facts are encoded by whoever tells them."""
+
+    def __init__(self, actor: DurableSupervisor, registry: TypeRegistry) -> None:
+        super().__init__(actor)
+        self._registry = registry
+
+    def tell(self, message: Any) -> None:
+        """Send a fact. What a step has returned and cannot be encoded is the step's failure."""
+        try:
+            super().tell(self._recorded(message))
+        except ContextSerdeError as error:
+            if type(message) is not Finished:
+                raise
+            failed = Failed(message.invocation, message.attempt, error, self.actor.dispatcher.wall_time())
+            super().tell(self._recorded(failed))
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Send a fact and wait for the answer, which comes when the fact is committed."""
+        return super().ask(self._recorded(message), block=block, timeout=timeout)
+
+    def forward(self, message: Any, reply: Reply | None) -> None:
+        """Send on what another supervisor had been asked or told."""
+        recorded = self._recorded(message)
+        self.actor.put(recorded if reply is None else Envelope(recorded, reply_to=reply))
+
+    def _recorded(self, message: Any) -> Any:
+        if isinstance(message, _NO_FACTS) or not is_recorded(message):
+            return message
+        return Recorded(message, encode_fact(message, self._registry))
+
+
+_NO_FACTS = (Inspect, tuple)  # messages of ours that are no facts are named tuples
+
+
+class DurableSupervisor(RunSupervisor):
+    """Owns a run, and has the journal keep it."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        state: RunState,
+        functions: Callable[[str], Callable[..., Any]],
+        variables: Variables,
+        parking: Parking,
+        ledger: Ledger,
+        registry: TypeRegistry,
+        fence: int,
+        next_seq: int,
+    ) -> None:
+        """Make the actor.
+
+        Args:
+            dispatcher: Gives turns, threads and time.
+            state: The run.
+            functions: Returns the function of a step by its name, bound to the workflow.
+            variables: The context variables of whoever called `run()`.
+            parking: Where bodies that wait are counted.
+            ledger: The place where the run is kept.
+            registry: The classes whose instances the run may contain.
+            fence: Tells this owner of the run from those before.
+            next_seq: The number of the next record of its journal.
+        """
+        super().__init__(dispatcher, state, functions, variables, parking)
+        self._ledger = ledger
+        self._registry = registry
+        self._fence = fence
+        self._next_seq = next_seq
+        self._now = lambda: dispatcher.now() + ledger.offset
+        self._clock_offset = ledger.offset
+        self._data: bytes | None = None  # the bytes of the fact that is being taken in, if its sender has made them
+        self._records: list[bytes] = []
+        self._events: list[tuple[int, bytes]] = []
+        self._opened: list[InputRow] = []
+        self._taken: list[int] = []
+        self._closed_known = len(state.inputs.closed)
+        self._finish_effect: Finish | None = None
+        self._urgent = False
+        self._turn_effects: list[Effect] = []
+        self._held: deque[list[Effect]] = deque()
+        self._journal_bytes = 0
+        self._checkpoint_bytes = 0
+        self._checkpoint_due = False
+        self._is_known = False  # whether the journal has the fact that is being taken in
+        self._resting = False
+        self._detached = False
+        self._late: list[tuple[Any, Reply | None]] = []
+        self._shutdown: BaseException | None = None  # given back with this error as soon as it rests
+        self._leaves_with: BaseException | None = None  # given back with this error as soon as all is committed
+
+    @property
+    def actor_ref(self) -> Ref:  # type: ignore[override]
+        """An address that encodes the facts that it is told."""
+        return JournalingRef(self, self._registry)
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def on_receive(self, message: Any) -> None:
+        """Take a fact in, or the end of a commit."""
+        kind = type(message)
+        if kind is Recorded:
+            self._data = message.data
+            message = message.fact
+        elif kind is Committed:
+            self._committed()
+            return
+        elif kind is LeaseGone:
+            self._lose(LeaseLostError(f"run '{self._state.run_id}' was taken over by another process"))
+            return
+        elif kind is Refused:
+            lost = LeaseLostError(f"run '{self._state.run_id}' goes on in another process: {message.error}")
+            self._lose(lost)
+            self._held.popleft()
+            return
+        if kind is DrainAsked or (kind is CancelAsked and isinstance(message.error, RuntimeShutdownError)):
+            self._end_here(message.error, at_once=kind is CancelAsked)
+        elif self._resting:
+            self._data = None
+            if kind is not TimerDue:
+                self._defer(message, None)
+        elif kind is TimerDue and message.key == IDLE:
+            self._timers.pop(IDLE, None)
+            self._rest()
+        elif kind is Begin:
+            self._is_known, self._checkpoint_due = True, message.late
+            super().on_receive(message.fact)
+        elif kind is EventArrived and not self._begun and not self._run_ended:
+            self._data = None
+            self._early.append(message)  # Answered when it is committed, which is when the run has begun.
+        elif kind is FromInbox:
+            self._taken.append(message.entry)
+            self._urgent = True
+            super().on_receive(message.fact)
+        else:
+            super().on_receive(message)
+
+    def on_ask(self, message: Any, reply: Reply) -> None:
+        """Take in a fact whose answer somebody waits for."""
+        if self._resting:
+            self._defer(message.fact if type(message) is Recorded else message, reply)
+        else:
+            if type(message) is Recorded:
+                self._data = message.data
+                message = message.fact
+            super().on_ask(message, reply)
+
+    def on_turn_end(self) -> None:
+        """Ask for the commit of what the turn has brought."""
+        super().on_turn_end()
+        if self._records or self._taken or self._events:
+            self._ask_commit()
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    def _apply(self, fact: Fact) -> None:
+        data, self._data = self._data, None
+        state, now = self._state, self._now()
+        known, self._is_known = self._is_known, False
+        recorded = not (known or self._detached or state.outcome is not None) and is_recorded(fact)
+        if recorded and data is None and type(fact) is not BecameQuiet:
+            data = encode_fact(fact, self._registry)
+        effects = state.apply(fact, now)
+        if type(fact) is BecameQuiet:
+            if self._shutdown is not None and not effects:
+                self._end_here(self._shutdown, at_once=True)
+                return
+            self._mind_idleness(now)
+            if not effects:
+                return
+            data = encode_fact(fact, self._registry) if recorded else None
+        if recorded and data is not None:
+            record = pack_record(now, data)
+            self._records.append(record)
+            self._journal_bytes += len(record)
+            self._urgent = self._urgent or isinstance(fact, _AWAITED)
+            self._note(effects, now)
+        if known:
+            self._note(effects, now)
+        if not (recorded or self._turn_effects or self._held):
+            self._obey(effects)
+        elif self._ledger.is_sync or self._detached:
+            self._turn_effects += effects
+        else:
+            # What somebody waits for, who may tell it outside, is held; all else goes on.
+            awaited = isinstance(fact, _AWAITED)
+            self._turn_effects += [e for e in effects if (awaited and type(e) is Answer) or type(e) is Finish]
+            self._obey([e for e in effects if not ((awaited and type(e) is Answer) or type(e) is Finish)])
+
+    def _note(self, effects: list[Effect], now: float) -> None:
+        """Note what the store is to know of what follows from a fact."""
+        for effect in effects:
+            if type(effect) is Publish:
+                self._events.append((effect.offset, encode(effect.event, self._registry)))
+            elif type(effect) is AskPerson:
+                question = effect.question
+                self._opened.append(
+                    InputRow(
+                        question.input_id,
+                        self._state.run_id,
+                        question.step,
+                        encode(question.request, self._registry),
+                        f"{question.response.__module__}:{question.response.__qualname__}",
+                        json.dumps(question.response.model_json_schema()),
+                        question.asked_at,
+                        question.expires_at,
+                    )
+                )
+            elif type(effect) is Finish:
+                self._finish_effect = effect
+                self._urgent = True
+
+    # -- commits -------------------------------------------------------------------------------------------------------
+
+    def _ask_commit(self) -> None:
+        state, records = self._state, self._records
+        first, self._next_seq = self._next_seq, self._next_seq + len(records)
+        commit = Commit(
+            state.run_id,
+            self._fence,
+            records=list(enumerate(records, first)),
+            events=self._events,
+            opened=self._opened,
+            closed=self._newly_closed(),
+            taken=self._taken,
+        )
+        if self._finish_effect is not None:
+            outcome = self._finish_effect.outcome
+            commit.status = outcome.status
+            commit.result = encode([outcome.event, outcome.error], self._registry)
+            commit.reason = None if outcome.error is None else repr(outcome.error)
+        elif self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes):
+            commit.snapshot = self._take_checkpoint()
+        self._records, self._events, self._opened, self._taken = [], [], [], []
+        effects, self._turn_effects = self._turn_effects, []
+        self._held.append(effects)
+        urgent = self._ledger.is_sync or self._urgent
+        self._urgent = False
+        self._ledger.journal.tell(CommitAsked(self.actor_ref, commit, urgent))
+
+    def _take_checkpoint(self) -> tuple[int, bytes]:
+        data = dump_checkpoint(self._state, self._now(), self._registry)
+        self._journal_bytes, self._checkpoint_bytes, self._checkpoint_due = 0, len(data), False
+        return self._next_seq, data
+
+    def _newly_closed(self) -> list[tuple[str, str]]:
+        closed = self._state.inputs.closed
+        count, self._closed_known = len(closed) - self._closed_known, len(closed)
+        newest = [(input_id, str(how)) for input_id, how in islice(reversed(closed.items()), count)]
+        return newest[::-1]
+
+    def _committed(self) -> None:
+        effects = self._held.popleft()
+        self._obey(effects)
+        if self._held:
+            return
+        if self._resting:
+            self._leave()
+        elif self._leaves_with is not None and not self._records:
+            self._give_back(self._leaves_with)
+
+    # -- rest ----------------------------------------------------------------------------------------------------------
+
+    def _mind_idleness(self, now: float) -> None:
+        """Set the time at which a run that does nothing leaves memory."""
+        if self._ledger.idle_timeout is not None and self._state.outcome is None and not self._detached:
+            self._set_timer(SetTimer(IDLE, now + self._ledger.idle_timeout))
+
+    def _rest(self) -> None:
+        """Put the run to rest in the store, if it still does nothing."""
+        state = self._state
+        if not state.is_quiet or self._run_ended or self._detached or self._held or self._records:
+            return
+        for invocation in list(state.invocations.values()):
+            if invocation.is_live:
+                # Its body is unwound; what follows is part of the checkpoint.
+                self._obey(state.apply(PassivateAsked(invocation.number, invocation.attempt), self._now()))
+        self._resting = True
+        commit = Commit(
+            state.run_id, self._fence, snapshot=self._take_checkpoint(), release=True, wake_at=state.next_due()
+        )
+        self._held.append([])
+        self._ledger.journal.tell(CommitAsked(self.actor_ref, commit, True))
+
+    def _defer(self, message: Any, reply: Reply | None) -> None:
+        """Keep what comes for a run that rests, for the supervisor that it is woken with."""
+        if self._run_ended:
+            self._ledger.redeliver(self._state.run_id, [(message, reply)])
+        else:
+            self._late.append((message, reply))
+
+    def _leave(self) -> None:
+        """The run is at rest: this supervisor has nothing more to do with it."""
+        for _, timer in self._timers.values():
+            self.dispatcher.drop_timer(timer)
+        self._timers.clear()
+        self._run_ended = True
+        late, self._late = self._late, []
+        self._ledger.rested(self._state.run_id, late)
+        self.stop()
+
+    def _end_here(self, error: BaseException, *, at_once: bool) -> None:
+        """End the run in this process only: at once, or when it comes to rest."""
+        if self._run_ended or self._detached:
+            return
+        if not (at_once or self._state.is_quiet):
+            self._shutdown = error
+        elif self._leaves_with is not None:
+            self._let_go(error)  # It was told before, and the store has not committed since.
+        elif self._held or self._records:
+            self._leaves_with = error
+        else:
+            self._give_back(error)
+
+    def _give_back(self, error: BaseException) -> None:
+        """Give the run back to the store as it is, for whoever goes on with it."""
+        state = self._state
+        if state.outcome is None:
+            wake_at = state.next_due() if state.is_quiet else 0.0
+            commit = Commit(state.run_id, self._fence, release=True, wake_at=wake_at)
+            self._ledger.journal.tell(CommitAsked(self.actor_ref, commit, True))
+            self._held.append([])
+        self._let_go(error)
+
+    def _let_go(self, error: BaseException) -> None:
+        """End the run for those who hold on to it here; the journal keeps what it has."""
+        self._detached = True
+        waiting = [effect for effects in self._held for effect in effects] + self._turn_effects
+        self._held = deque([] for _ in self._held)
+        self._turn_effects, self._records, self._events = [], [], []
+        for effect in waiting:
+            if type(effect) is Answer:
+                self._obey([Answer(effect.asker, None, effect.error or error)])
+            elif type(effect) is Finish:
+                self._obey([Finish(failed_outcome(error))])
+        if self._state.outcome is None:
+            self._obey(self._state.apply(CancelAsked(error), self._now()))
+
+    def _lose(self, error: LeaseLostError) -> None:
+        """Another process has the run."""
+        if not self._run_ended and not self._detached:
+            logger.error("%s", error)
+            self._let_go(error)

@@ -1,0 +1,156 @@
+"""The journal of a runtime: commits what its durable runs ask for, many runs in one transaction.
+
+The actor's turn only gathers. The store blocks, so each transaction is a body on a thread of the dispatcher; while one
+is under way the next is gathered, and so the busier the runs are the more of them share a transaction. `_waiting` and
+`_flushing` are touched by the turn alone; the body is handed a list of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+from greenroom.actors.base import PooledActor, Ref, Reply
+from greenroom.actors.dispatcher import Dispatcher, Timer, Unlimited
+from greenroom.errors import StoreError
+from greenroom.stores import Commit, RunStore
+
+__all__ = ["CommitAsked", "Committed", "Flush", "JournalActor", "Refused"]
+
+logger = logging.getLogger("greenroom.journal")
+
+RETRY_SECONDS = 0.05
+MAX_RETRY_SECONDS = 5.0
+
+
+class CommitAsked(NamedTuple):
+    """A supervisor wants something committed. Answered with `Committed` or `Refused`, in the order asked.
+
+    Attributes:
+        ref: Who asks.
+        commit: What.
+        urgent: Whether somebody waits for it. What nobody waits for may be gathered for longer.
+    """
+
+    ref: Ref
+    commit: Commit
+    urgent: bool
+
+
+class Committed(NamedTuple):
+    """The oldest commit of a supervisor that was not answered yet is done."""
+
+
+class Refused(NamedTuple):
+    """The store has refused a commit of a supervisor: the run is not its own any more, or its journal is not whole."""
+
+    error: StoreError
+
+
+class Flush(NamedTuple):
+    """Asks to be answered when all that was asked before is committed."""
+
+
+class _Flushed(NamedTuple):
+    batch: list[CommitAsked]
+    results: list[StoreError | None] | None
+    error: BaseException | None
+
+
+class _FlushDue(NamedTuple):
+    pass
+
+
+class JournalActor(PooledActor):
+    """Commits for the supervisors of a runtime. What the store fails to do is tried again until it is done."""
+
+    def __init__(self, dispatcher: Dispatcher, store: RunStore, flush_interval: float) -> None:
+        """Make the actor.
+
+        Args:
+            dispatcher: Gives threads to the transactions.
+            store: Where to commit.
+            flush_interval: Seconds for which commits that nobody waits for are gathered.
+        """
+        super().__init__(dispatcher)
+        self._store = store
+        self._flush_interval = flush_interval
+        self._waiting: list[CommitAsked] = []
+        self._flushing = False
+        self._urgent = False
+        self._timer: Timer | None = None
+        self._failures = 0
+        self._waiters: list[Reply] = []
+
+    def on_receive(self, message: Any) -> None:
+        """Gather a commit, or take the end of a transaction."""
+        if type(message) is CommitAsked:
+            self._waiting.append(message)
+            self._urgent = self._urgent or message.urgent
+        elif type(message) is _Flushed:
+            self._take_end(message)
+        else:
+            self._timer = None
+            self._urgent = True
+
+    def on_ask(self, message: Flush, reply: Reply) -> None:
+        """Answer when nothing is left to commit."""
+        self._waiters.append(reply)
+        self._urgent = True
+
+    def on_turn_end(self) -> None:
+        """Begin a transaction, or see to it that one begins in time."""
+        if self._flushing or self._timer is not None:
+            if self._urgent and self._timer is not None and not self._failures:
+                self.dispatcher.drop_timer(self._timer)
+                self._timer = None
+            else:
+                return
+        if not self._waiting:
+            self._urgent = False
+            waiters, self._waiters = self._waiters, []
+            for reply in waiters:
+                reply.set(None)
+        elif self._urgent:
+            self._begin()
+        else:
+            self._set_timer(self._flush_interval)
+
+    def _begin(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._flushing, self._urgent = True, bool(self._waiters)
+        store, ref = self._store, self.actor_ref
+
+        def flush() -> None:
+            try:
+                ref.tell(_Flushed(batch, store.commit([asked.commit for asked in batch]), None))
+            except Exception as error:
+                ref.tell(_Flushed(batch, None, error))
+
+        self.dispatcher.execute(Unlimited(flush))
+
+    def _take_end(self, end: _Flushed) -> None:
+        self._flushing = False
+        if end.results is None:
+            # The runs wait where they are: nothing that follows from what is not committed has been done.
+            delay = min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2**self._failures)
+            self._failures += 1
+            if self._failures in (1, 10) or self._failures % 100 == 0:
+                logger.warning(
+                    "the store cannot commit for %d durable runs, which wait for it; trying again in %.2f s: %r",
+                    len({asked.commit.run_id for asked in end.batch}),
+                    delay,
+                    end.error,
+                )
+            self._waiting[:0] = end.batch
+            self._urgent = True
+            self._set_timer(delay)
+            return
+        if self._failures:
+            logger.warning("the store commits again")
+            self._failures = 0
+        for asked, error in zip(end.batch, end.results, strict=True):
+            asked.ref.tell_control(Committed() if error is None else Refused(error))
+
+    def _set_timer(self, seconds: float) -> None:
+        self._timer = self.dispatcher.set_timer(self.dispatcher.now() + seconds, self.actor_ref, _FlushDue())

@@ -1,0 +1,88 @@
+"""A ticker: calls a function again and again, on a thread of the dispatcher, never twice at once.
+
+The attributes belong to the actor's turn. The function may block; what it raises is logged, and it is called again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from greenroom.actors.base import PooledActor
+from greenroom.actors.dispatcher import Dispatcher, Timer, Unlimited
+
+__all__ = ["TickNow", "Ticker"]
+
+logger = logging.getLogger("greenroom")
+
+
+class TickNow(NamedTuple):
+    """Asks for a call without waiting for the time."""
+
+
+class _Due(NamedTuple):
+    pass
+
+
+class _Done(NamedTuple):
+    pass
+
+
+class Ticker(PooledActor):
+    """Calls a function at an interval, counted from the end of one call to the beginning of the next."""
+
+    def __init__(self, dispatcher: Dispatcher, interval: float, function: Callable[[], object]) -> None:
+        """Make the actor; the first call comes after one interval.
+
+        Args:
+            dispatcher: Gives threads and time.
+            interval: Seconds between two calls.
+            function: What is called.
+        """
+        super().__init__(dispatcher)
+        self._interval = interval
+        self._function = function
+        self._calling = False
+        self._again = False
+        self._timer: Timer | None = None
+        self._set_timer()
+
+    def on_receive(self, message: Any) -> None:
+        """Call, or note that the call has ended."""
+        if type(message) is _Done:
+            self._calling = False
+            if self._again:
+                self._again = False
+                self._call()
+            else:
+                self._set_timer()
+        elif self._calling:
+            self._again = True
+        else:
+            self._call()
+
+    def on_stop(self) -> None:
+        """Call no more."""
+        if self._timer is not None:
+            self.dispatcher.drop_timer(self._timer)
+
+    def _set_timer(self) -> None:
+        self._timer = self.dispatcher.set_timer(self.dispatcher.now() + self._interval, self.actor_ref, _Due())
+
+    def _call(self) -> None:
+        self._calling = True
+        if self._timer is not None:
+            self.dispatcher.drop_timer(self._timer)
+            self._timer = None
+        function, ref = self._function, self.actor_ref
+
+        def call() -> None:
+            try:
+                function()
+            except Exception:
+                logger.exception("%r failed; it is called again", function)
+            finally:
+                ref.tell(_Done())
+
+        self.dispatcher.execute(Unlimited(call))

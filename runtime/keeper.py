@@ -1,0 +1,504 @@
+"""The keeper of durable runs: what a runtime does with its store beside committing.
+
+It makes runs and takes them over, wakes those that rest when something wants them, hands on what other processes have
+posted, keeps the lease, and sweeps what is past its time. Every method but `rested` and `lost` may block in the store,
+and is called on a thread that may: the user's, or one of the dispatcher's. `_lock` protects `_waking`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import weakref
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greenroom.actors.base import Ref, Reply
+from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.durable import FromInbox, JournalingRef, LeaseGone
+from greenroom.actors.journal import Flush, JournalActor
+from greenroom.actors.ticker import Ticker, TickNow
+from greenroom.checkpoint import dump_checkpoint, load_checkpoint
+from greenroom.codec import TypeRegistry, decode, encode
+from greenroom.errors import (
+    ContextSerdeError,
+    GreenroomError,
+    StoreError,
+    WorkflowRuntimeError,
+)
+from greenroom.events import Event
+from greenroom.facts import CancelAsked, EventArrived, Outcome, Responded, RunResumed, RunStarted
+from greenroom.inputs import PendingInput
+from greenroom.journal import encode_fact, pack_record, replay
+from greenroom.run_state import RunState
+from greenroom.snapshot import registry_for
+from greenroom.stores import ENDED, FIRST_FENCE, Commit, InboxEntry, InputRow, Loaded, NewRun, RunRow, RunStore
+
+if TYPE_CHECKING:
+    from greenroom.handler import Handler
+    from greenroom.runtime import Runtime
+    from greenroom.workflow import Workflow
+
+__all__ = ["Durability", "RunKeeper", "post_answer", "post_cancel", "post_event"]
+
+logger = logging.getLogger("greenroom.durable")
+
+EVENT, ANSWER, CANCEL = "event", "answer", "cancel"
+PAGE = 500
+POLL_SECONDS = 0.5
+SWEEP_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """How a runtime keeps its runs.
+
+    Attributes:
+        is_sync: Whether what follows from a fact waits for its commit.
+        flush_interval: Seconds for which commits that nobody waits for are gathered.
+        idle_timeout: Seconds after which a run that does nothing leaves memory, or None for never.
+        lease: Seconds for which the runs of a process that has died stay its own.
+        poll_interval: Seconds between two looks at what is due.
+        retention: Seconds for which runs that have ended are kept, or None for ever.
+    """
+
+    is_sync: bool
+    flush_interval: float
+    idle_timeout: float | None
+    lease: float
+    retention: float | None
+
+
+class RunKeeper:
+    """Keeps the durable runs of one runtime in one store.
+
+    Attributes:
+        owner: The name under which this runtime holds runs; no other ever has it.
+        store: Where the runs are.
+        journal: The actor that commits.
+        offset: Seconds since the epoch at which the dispatcher's clock stands at 0.
+    """
+
+    def __init__(self, runtime: Runtime, store: RunStore, durability: Durability) -> None:
+        """Open the store and begin to hold runs in it.
+
+        Raises:
+            StoreError: If the store cannot be opened.
+        """
+        store.open()
+        dispatcher = runtime.dispatcher
+        self.store = store
+        self.owner = _owner_name()
+        self.is_sync = durability.is_sync
+        self.idle_timeout = durability.idle_timeout
+        self.offset = dispatcher.wall_time().timestamp() - dispatcher.now()
+        self.journal: Ref = JournalActor.start(dispatcher, store, durability.flush_interval)
+        self._durability = durability
+        self._runtime = runtime
+        self._workflows: dict[str, Workflow] = {}
+        self._recovering: set[str] = set()  # the workflows whose orphans are ours to take
+        self._at_rest: weakref.WeakValueDictionary[str, Handler] = weakref.WeakValueDictionary()
+        self._waking: dict[str, Future[Handler]] = {}
+        self._lock = threading.Lock()
+        self._handed_on: set[int] = set()  # inbox entries that a supervisor has, touched by the ticker's call alone
+        self._last_sweep = float("-inf")
+        self.store.renew(self.owner, durability.lease)
+        self._heartbeat: Ref = Ticker.start(dispatcher, durability.lease / 3, self._renew)
+        self._clock: Ref = Ticker.start(dispatcher, POLL_SECONDS, self._look)
+        self._unwatch = store.watch(lambda: self._clock.tell(TickNow()))
+
+    # -- runs that begin -----------------------------------------------------------------------------------------------
+
+    def know(self, workflow: Workflow) -> None:
+        """Note a workflow, so that its runs can be found by name."""
+        self._workflows.setdefault(workflow.workflow_name, workflow)
+
+    def make(self, workflow: Workflow, state: RunState, beginning: RunStarted | RunResumed) -> None:
+        """Make a run in the store, with its first fact.
+
+        Raises:
+            RunExistsError: If there is a run of this id.
+            ContextSerdeError: If the start event or the context cannot be encoded.
+            StoreError: If the store failed. The run does not begin.
+        """
+        self.know(workflow)
+        registry, now = registry_for(state.graph), self.now()
+        commit = Commit(
+            state.run_id,
+            FIRST_FENCE,
+            new=NewRun(workflow.workflow_name, self.owner),
+            snapshot=(0, dump_checkpoint(state, now, registry)),
+            records=[(0, pack_record(now, encode_fact(beginning, registry)))],
+        )
+        (refusal,) = self.store.commit([commit])
+        if refusal is not None:
+            raise refusal
+
+    def now(self) -> float:
+        """Return the time of the clock of durable runs: seconds since the epoch, that never go back."""
+        return self._runtime.dispatcher.now() + self.offset
+
+    # -- runs that are there already -----------------------------------------------------------------------------------
+
+    def get(self, run_id: str) -> Handler | None:
+        """Return the handler of a run: one at work here, one that rests or has ended, or None if there is none.
+
+        Raises:
+            WorkflowRuntimeError: If another process has it, or its workflow is not known here.
+        """
+        handler = self._runtime.runs.get(run_id) or self._at_rest.get(run_id)
+        if handler is not None:
+            return handler
+        row = self.store.row(run_id)
+        if row is None:
+            return None
+        workflow = self._workflows.get(row.workflow)
+        if workflow is None:
+            raise WorkflowRuntimeError(
+                f"run '{run_id}' is of {row.workflow}, which this runtime does not know: give it to"
+                " runtime.recover([...]) first"
+            )
+        if row.status in ENDED:
+            return self._ended_handler(workflow, row)
+        if row.status == "set_aside":
+            raise WorkflowRuntimeError(f"run '{run_id}' was set aside: {row.reason}")
+        if row.owner is not None and row.owner != self.owner:
+            raise WorkflowRuntimeError(
+                f"run '{run_id}' is held by another process, {row.owner}; send to it with greenroom answer or cancel"
+            )
+        return self.wake(run_id)
+
+    def recover(self, workflows: Iterable[Workflow]) -> list[Handler]:
+        """Go on with all runs of these workflows whose process has died, now and from now on."""
+        known = {workflow.workflow_name: workflow for workflow in workflows}
+        self._workflows.update(known)
+        self._recovering |= set(known)
+        self._end_leases_of_the_dead()
+        return self._take_orphans(known)
+
+    def wake(self, run_id: str) -> Handler:
+        """Bring a run that rests back to work, or return the handler of one that is at work already.
+
+        Raises:
+            WorkflowRuntimeError: If it is held by another process, or was set aside.
+            StoreError: If the store failed.
+        """
+        with self._lock:
+            handler = self._runtime.runs.get(run_id)
+            if handler is not None:
+                return handler
+            waking, is_ours = self._waking.get(run_id), False
+            if waking is None:
+                waking, is_ours = self._waking.setdefault(run_id, Future()), True
+        if not is_ours:
+            return waking.result()
+        try:
+            handlers = self._acquire([run_id])
+            if not handlers:
+                row = self.store.row(run_id)
+                raise WorkflowRuntimeError(
+                    f"run '{run_id}' cannot go on here: {_where(row)}" if row else f"there is no run '{run_id}'"
+                )
+            waking.set_result(handlers[0])
+        except BaseException as error:
+            waking.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                self._waking.pop(run_id, None)
+        return handlers[0]
+
+    def _acquire(self, run_ids: Collection[str]) -> list[Handler]:
+        """Take over runs and go on with them; those that cannot be read are set aside with the reason."""
+        fences = self.store.acquire(run_ids, self.owner)
+        loaded = self.store.load(list(fences))
+        handlers = []
+        for run_id, fence in fences.items():
+            item = loaded[run_id]
+            try:
+                if isinstance(item, StoreError):
+                    raise item
+                handlers.append(self._activate(item, fence))
+            except (GreenroomError, RecursionError) as error:
+                logger.error("run '%s' is set aside: %s", run_id, error)
+                self.store.commit([Commit(run_id, fence, status="set_aside", reason=str(error))])
+        return handlers
+
+    def _activate(self, loaded: Loaded, fence: int) -> Handler:
+        row = loaded.row
+        workflow = self._workflows[row.workflow]
+        graph = workflow._graph
+        registry = registry_for(graph)
+        if loaded.snapshot is None:
+            raise ContextSerdeError("the store has no checkpoint of it")
+        state, last = load_checkpoint(
+            graph, loaded.snapshot[1], registry, timeout=workflow.timeout, on_stuck=workflow._on_stuck
+        )
+        state.run_id = row.run_id
+        last = replay(state, [record for _, record in loaded.records], registry) or last
+        kept = self._at_rest.pop(row.run_id, None)
+        handler = workflow._go_on(self._runtime, state, fence, row.next_seq, last, kept)
+        for entry in self.store.inbox(run_id=row.run_id):
+            self._hand_on(entry, handler)
+        return handler
+
+    def _ended_handler(self, workflow: Workflow, row: RunRow) -> Handler:
+        data = self.store.result(row.run_id)
+        if data is None:
+            raise WorkflowRuntimeError(f"run '{row.run_id}' has ended as {row.status}, and its result was swept")
+        event, error = decode(data, registry_for(workflow._graph))
+        status: Any = row.status
+        return workflow._ended(self._runtime, row.run_id, row.next_offset, Outcome(status, event, error))
+
+    def questions_at_rest(self, runs: Collection[str]) -> list[PendingInput]:
+        """Return the open questions in the store of the workflows that are known here, but for some runs."""
+        questions: list[PendingInput] = []
+        after: str | None = None
+        known: dict[str, Workflow | None] = {}
+        while True:
+            page = self.store.inputs(after=after, limit=PAGE)
+            for row in page:
+                if row.run_id in runs:
+                    continue
+                if row.run_id not in known:
+                    run = self.store.row(row.run_id)
+                    known[row.run_id] = None if run is None else self._workflows.get(run.workflow)
+                workflow = known[row.run_id]
+                if workflow is not None:
+                    questions.append(_read_question(row, registry_for(workflow._graph)))
+            if len(page) < PAGE:
+                return questions
+            after = page[-1].input_id
+
+    def asker_at_rest(self, input_id: str) -> Handler | None:
+        """Return the handler of the run that asks a question which is open in the store, or None."""
+        row = self.store.input(str(input_id))
+        return None if row is None or row.closed is not None else self.get(row.run_id)
+
+    def earlier_events(self, run_id: str, after: int, before: int, workflow_graph: Any) -> list[Event]:
+        """Return the events of a run after one offset and before another, from the store."""
+        registry = registry_for(workflow_graph)
+        events: list[Event] = []
+        while after + 1 < before:
+            page = self.store.events(run_id, after, min(PAGE, before - after - 1))
+            if not page:
+                break
+            events += [decode(data, registry) for _, data in page]
+            after = page[-1][0]
+        return events
+
+    # -- called by supervisors, in their turns -------------------------------------------------------------------------
+
+    def rested(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
+        """Take note that a run was put to rest, and see to what came for it meanwhile."""
+        handler = self._runtime.runs[run_id]
+        # Out of `runs` last: whoever wakes the run looks there first.
+        handler.leave()
+        self._at_rest[run_id] = handler
+        del self._runtime.runs[run_id]
+        if late:
+            self.redeliver(run_id, late)
+
+    def redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
+        """Have what came for a run that rests handed to the supervisor that it is woken with."""
+        self._runtime.dispatcher.execute(Unlimited(lambda: self._redeliver(run_id, late)))
+
+    def _redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
+        try:
+            supervisor = None
+            while supervisor is None:
+                supervisor = self.wake(run_id).supervisor
+        except Exception as error:
+            for _, reply in late:
+                if reply is not None:
+                    reply.set_exception((type(error), error, None))
+            if any(reply is None for _, reply in late):
+                logger.exception("run '%s' could not be woken for what had come for it", run_id)
+            return
+        assert isinstance(supervisor, JournalingRef)
+        for message, reply in late:
+            supervisor.forward(message, reply)
+
+    # -- again and again -----------------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        if self.store.renew(self.owner, self._durability.lease):
+            return
+        held = self.store.held(self.owner)
+        for run_id, handler in list(self._runtime.runs.items()):
+            if run_id not in held:
+                supervisor = handler.supervisor
+                if supervisor is not None:
+                    supervisor.tell_control(LeaseGone())
+
+    def _look(self) -> None:
+        """Hand on what was posted, wake what is due, take over what is left of the dead."""
+        for entry in self.store.inbox(owner=self.owner):
+            handler = self._runtime.runs.get(entry.run_id)
+            if handler is not None:
+                self._hand_on(entry, handler)
+        due = self.store.due(list(self._workflows), self.now())
+        for row in due:
+            try:
+                self.wake(row.run_id)
+            except WorkflowRuntimeError:
+                continue  # Another process was quicker.
+        if self._recovering:
+            self._end_leases_of_the_dead()
+            self._take_orphans(self._recovering)
+        self._sweep()
+
+    def _hand_on(self, entry: InboxEntry, handler: Handler) -> None:
+        with self._lock:
+            if entry.id in self._handed_on:
+                return
+            self._handed_on.add(entry.id)
+        registry = registry_for(handler._link.graph)
+        try:
+            fact = _read_entry(entry, registry)
+        except ContextSerdeError as error:
+            logger.error("what was posted for run '%s' cannot be read, and stays in its inbox: %s", entry.run_id, error)
+            return
+        supervisor = handler.supervisor
+        if supervisor is not None:
+            supervisor.tell(FromInbox(fact, entry.id))
+
+    def _take_orphans(self, workflows: Collection[str]) -> list[Handler]:
+        handlers: list[Handler] = []
+        while True:
+            rows = self.store.orphans(list(workflows), PAGE)
+            taken = self._acquire([row.run_id for row in rows]) if rows else []
+            handlers += taken
+            if len(rows) < PAGE:
+                return handlers
+
+    def _end_leases_of_the_dead(self) -> None:
+        """End the leases of processes of this machine that are gone, so that nobody need wait for them."""
+        for owner in self.store.owners():
+            if owner != self.owner and _is_dead(owner):
+                self.store.resign(owner)
+
+    def _sweep(self) -> None:
+        retention, now = self._durability.retention, self.now()
+        if retention is not None and now - self._last_sweep >= SWEEP_SECONDS:
+            self._last_sweep = now
+            # The journal of a run that has ended is of no more use; what it came to is kept.
+            self.store.sweep(now - retention, now)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def prepare_end(self) -> None:
+        """Wake and take over no more runs."""
+        self._unwatch()
+        self._clock.stop(block=False)
+
+    def close(self, seconds: float) -> None:
+        """Let go of the store, when the runs have been given back or `seconds` are over."""
+        dispatcher = self._runtime.dispatcher
+        dispatcher.wait(self.journal.ask(Flush(), block=False), seconds)
+        self._heartbeat.stop(block=False)
+        self.store.resign(self.owner)
+        self.store.close()
+
+
+# -- what other processes post ---------------------------------------------------------------------------------------
+
+
+def post_event(
+    store: RunStore, run_id: str, event: Event, registry: TypeRegistry, dedup_key: str | None = None
+) -> bool:
+    """Put an event into the inbox of a run; return False if one with this key was posted before."""
+    return store.post(run_id, EVENT, encode([event, None, dedup_key], registry), dedup_key)
+
+
+def post_answer(store: RunStore, run_id: str, input_id: str, event: Event, registry: TypeRegistry) -> None:
+    """Put the answer to a question into the inbox of the run that asks."""
+    store.post(run_id, ANSWER, encode([input_id, event], registry))
+
+
+def post_cancel(store: RunStore, run_id: str) -> None:
+    """Ask for the end of a run."""
+    store.post(run_id, CANCEL, b"")
+
+
+def _read_question(row: InputRow, registry: TypeRegistry) -> PendingInput:
+    response = registry.get(row.response)
+    if response is None:
+        raise ContextSerdeError(f"question '{row.input_id}' is answered with {row.response}, which is not registered")
+    return PendingInput(
+        input_id=row.input_id,
+        run_id=row.run_id,
+        step=row.step,
+        request=decode(row.request, registry),
+        response=response,
+        asked_at=datetime.fromtimestamp(row.asked_at, UTC),
+        expires_at=None if row.expires_at is None else datetime.fromtimestamp(row.expires_at, UTC),
+    )
+
+
+def _read_entry(entry: InboxEntry, registry: TypeRegistry) -> EventArrived | Responded | CancelAsked:
+    if entry.kind == CANCEL:
+        return CancelAsked()
+    values = decode(entry.payload, registry)
+    try:
+        return EventArrived(*values) if entry.kind == EVENT else Responded(*values)
+    except TypeError as error:
+        raise ContextSerdeError(f"inbox entry {entry.id} is not whole: {error}") from error
+
+
+# -- owners ------------------------------------------------------------------------------------------------------------
+
+
+def _owner_name() -> str:
+    """Return a name that tells the machine, the process and this runtime of it."""
+    return f"{_machine()}/{os.getpid()}/{_started(os.getpid()) or 0}/{secrets.token_hex(4)}"
+
+
+def _machine() -> str:
+    """Return what processes have in common that see each other's process ids."""
+    parts = [socket.gethostname()]
+    for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", os.readlink)):
+        try:
+            parts.append(str(read(Path(path))).strip())
+        except OSError:
+            continue  # Not Linux: the host's name has to do.
+    return ":".join(parts)
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process began, in the kernel's ticks; None where that cannot be known."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _is_dead(owner: str) -> bool:
+    """Return whether an owner is a process of this machine that is gone for certain."""
+    try:
+        machine, pid, started = owner.rsplit("/", 3)[0], *map(int, owner.split("/")[-3:-1])
+    except ValueError:
+        return False
+    if machine != _machine():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    now_started = _started(pid)
+    return bool(started and now_started is not None and now_started != started)
+
+
+def _where(row: RunRow) -> str:
+    if row.status != "running":
+        return f"it is {row.status}" + (f", {row.reason}" if row.reason else "")
+    return f"it is held by {row.owner}"

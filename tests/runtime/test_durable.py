@@ -1,0 +1,415 @@
+"""Runs that a store keeps: they outlive their process, are found by their id, and are done by one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greenroom import (
+    Context,
+    Event,
+    Handler,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    Runtime,
+    RuntimeShutdownError,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    WorkflowRuntimeError,
+    aio,
+    step,
+)
+from greenroom.errors import ContextSerdeError, LeaseLostError, StoreError, StoreUnavailableError
+from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
+from greenroom.stores import Commit, MemoryStore, RunStore, SQLiteStore
+from tests.support.flavours import DEADLINE
+
+
+class Ask(InputRequiredEvent):
+    n: int
+
+
+class Answer(HumanResponseEvent):
+    n: int
+
+
+class Item(Event):
+    n: int
+
+
+class Tick(Event):
+    n: int
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
+    """Returns the same store each time, as another process would open it."""
+    if request.param == "memory":
+        store = MemoryStore()
+        return lambda: store
+    return lambda: SQLiteStore(tmp_path / "runs.db")
+
+
+@pytest.fixture(params=["sync", "async"])
+def durability(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+effects: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def no_effects() -> Iterator[None]:
+    effects.clear()
+    yield
+    effects.clear()
+
+
+def effect(text: str) -> str:
+    effects.append(text)
+    return text
+
+
+class Approval(Workflow):
+    """Does something once, asks, and streams."""
+
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> Item:
+        ctx.once("begin", effect, "begin")
+        ctx.write_event_to_stream(Tick(n=1))
+        ctx.store.set("n", 41)
+        return Item(n=ev.n)
+
+    @step
+    async def ask(self, ctx: aio.Context, ev: Item) -> StopEvent:
+        answer = await ctx.ask(Ask(n=ev.n), Answer)
+        return StopEvent(result=(ev.n + answer.n, await ctx.store.get("n")))
+
+
+def asked(handler: Handler) -> str:
+    """Wait for a run's question, and return its id."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        pending = handler.pending_inputs()
+        if pending:
+            return pending[0].input_id
+        handler.exception(0) if handler.done() else None
+    raise AssertionError("nothing was asked")
+
+
+def test_a_run_ends_as_without_a_store(make_store: Callable[[], RunStore], durability: Any) -> None:
+    """With the same result, stream and status; its row says so."""
+    store = make_store()
+    with Runtime(store=store, durability=durability):
+        handler = Approval().run(run_id="one", n=1)
+        handler.respond(asked(handler), {"n": 2})
+        assert handler.result(DEADLINE) == (3, 41)
+        assert [type(event).__name__ for event in handler.stream_events()] == ["Tick", "Ask", "StopEvent"]
+        row = store.row("one")
+        assert row is not None
+        assert row.status == "completed"
+
+
+def test_a_run_is_given_back_at_shutdown_and_goes_on_in_another_process(
+    make_store: Callable[[], RunStore], durability: Any
+) -> None:
+    """Whoever waits here is told so; nothing of it is lost, and nothing that was done once is done again."""
+    with Runtime(store=make_store(), durability=durability):
+        first = Approval().run(run_id="one", n=1)
+        question = asked(first)
+    with pytest.raises(RuntimeShutdownError):
+        first.result(DEADLINE)
+    with Runtime(store=make_store(), durability=durability) as runtime:
+        runtime.recover([Approval])
+        handler = runtime.get("one")
+        assert handler is not None
+        assert [pending.input_id for pending in runtime.pending_inputs()] == [question]
+        handler.respond(question, Answer(n=5))
+        assert handler.result(DEADLINE) == (6, 41)
+        assert [type(event).__name__ for event in handler.stream_events(after=-1)] == ["Tick", "Ask", "StopEvent"]
+        assert [type(event).__name__ for event in handler.stream_events(after=0)] == ["Ask", "StopEvent"]
+    assert effects == ["begin"]
+    with Runtime(store=make_store()) as runtime:
+        runtime.recover([Approval()])
+        ended = runtime.get("one")
+        assert ended is not None
+        assert ended.result(DEADLINE) == (6, 41)
+        assert ended.status == "completed"
+        assert [type(event).__name__ for event in ended.stream_events(after=-1)] == ["Tick", "Ask", "StopEvent"]
+
+
+def test_the_same_id_is_the_same_run(make_store: Callable[[], RunStore]) -> None:
+    """While it goes on, from many threads at once, and after its end in another process."""
+    with Runtime(store=make_store()) as runtime:
+        handlers: list[Handler] = []
+        threads = [
+            threading.Thread(target=lambda: handlers.append(Approval(runtime=runtime).run(run_id="one", n=1)))
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({id(handler) for handler in handlers}) == 1
+        handlers[0].respond(asked(handlers[0]), {"n": 2})
+        assert handlers[0].result(DEADLINE) == (3, 41)
+        assert Approval().run(run_id="one", n=99).result(DEADLINE) == (3, 41)
+
+        class Other(Workflow):
+            @step
+            def begin(self, ev: StartEvent) -> StopEvent:
+                return StopEvent()
+
+        with pytest.raises(WorkflowRuntimeError, match="is of"):
+            Other().run(run_id="one")
+    assert effects == ["begin"]
+    with Runtime(store=make_store()):
+        assert Approval().run(run_id="one", n=99).result(DEADLINE) == (3, 41)
+
+
+def test_a_run_that_idles_leaves_memory_and_comes_back_for_an_answer(make_store: Callable[[], RunStore]) -> None:
+    """Its handler stays good, and what it waits for finds it."""
+    with Runtime(store=make_store(), idle_timeout=0.0) as runtime:
+        handler = Approval().run(run_id="one", n=1)
+        until(lambda: "one" not in runtime.runs and handler.supervisor is None)
+        question = handler.pending_inputs()[0].input_id
+        until(lambda: handler.supervisor is None)
+        handler.respond(question, {"n": 3})
+        assert handler.result(DEADLINE) == (4, 41)
+        assert [type(event).__name__ for event in handler.stream_events()] == ["Tick", "Ask", "StopEvent"]
+    assert effects == ["begin"]
+
+
+def test_a_run_at_rest_is_woken_by_its_timer(make_store: Callable[[], RunStore]) -> None:
+    """A wait's timeout, and an event that was sent with a delay."""
+
+    class Sleeps(Workflow):
+        @step
+        def begin(self, ctx: Context, ev: StartEvent) -> None:
+            ctx.send_event(Item(n=1), delay=0.6)
+
+        @step
+        def wake(self, ctx: Context, ev: Item) -> StopEvent:
+            try:
+                ctx.wait_for_event(Answer, timeout=0.6)
+            except TimeoutError:
+                return StopEvent(result="late")
+            return StopEvent()
+
+    with Runtime(store=make_store(), idle_timeout=0.0) as runtime:
+        handler = Sleeps(skip_graph_checks=["reachability", "dead_end"], disable_validation=True).run(run_id="one")
+        until(lambda: handler.supervisor is None)
+        assert handler.result(DEADLINE) == "late"
+        assert runtime.get("one") is not None
+
+
+def test_what_cannot_be_written_is_refused_when_it_is_emitted(make_store: Callable[[], RunStore]) -> None:
+    """With its path; the run fails as by any other error of the step."""
+
+    class Sends(Workflow):
+        @step
+        def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            if ev.how == "send":
+                ctx.send_event(Item(n=1, conn=threading.Lock()))
+            if ev.how == "store":
+                ctx.store.set("conn", threading.Lock())
+            if ev.how == "once":
+                ctx.once("key", threading.Lock)
+            return StopEvent(result=threading.Lock())
+
+        @step
+        def take(self, ev: Item) -> StopEvent:
+            return StopEvent()
+
+    with Runtime(store=make_store()):
+        for how in ("send", "store", "once", "return"):
+            with pytest.raises(ContextSerdeError, match="lock is not"):
+                Sends(disable_validation=True).run(how=how).result(DEADLINE)
+        with pytest.raises(ContextSerdeError, match=r"event\.conn: _thread\.lock"):
+            Approval().run(n=1, conn=threading.Lock())
+
+
+def test_a_retry_delay_outlives_the_process(make_store: Callable[[], RunStore]) -> None:
+    """The attempt that failed is counted, and the next begins when its time has come."""
+    numbers: list[int] = []
+
+    class Retries(Workflow):
+        @step(retry_policy=retry_policy(wait=wait_fixed(0.3), stop=stop_after_attempt(3)))
+        def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            numbers.append(ctx.retry_info().retry_number)
+            if len(numbers) < 3:
+                raise ValueError(len(numbers))
+            return StopEvent(result=numbers)
+
+    runtime = Runtime(store=make_store())
+    with runtime:
+        Retries().run(run_id="one")
+        until(lambda: len(numbers) == 1)
+        runtime.shutdown(timeout=0.0)
+    with Runtime(store=make_store()) as again:
+        again.recover([Retries])
+        handler = again.get("one")
+        assert handler is not None
+        assert handler.result(DEADLINE) == [0, 1, 2]
+
+
+def test_a_cancelled_run_stays_cancelled(make_store: Callable[[], RunStore]) -> None:
+    """Somebody's wish, unlike a shutdown, is kept."""
+    with Runtime(store=make_store()) as runtime:
+        handler = Approval().run(run_id="one", n=1)
+        asked(handler)
+        handler.cancel_run()
+    with Runtime(store=make_store()) as runtime:
+        assert runtime.recover([Approval]) == []
+        ended = runtime.get("one")
+        assert ended is not None
+        assert ended.status == "cancelled"
+
+
+def test_an_event_with_a_key_counts_once(make_store: Callable[[], RunStore]) -> None:
+    """Also when it is sent again in another process."""
+
+    class Counts(Workflow):
+        @step
+        def begin(self, ctx: Context, ev: StartEvent) -> None: ...
+
+        @step
+        def take(self, ctx: Context, ev: Answer) -> StopEvent | None:
+            got = ctx.collect_events(ev, [Answer, Answer])
+            return StopEvent(result=[event.n for event in got]) if got else None
+
+    workflow = Counts(disable_validation=True)
+    with Runtime(store=make_store()):
+        handler = workflow.run(run_id="one")
+        handler.send_event(Answer(n=1), dedup_key="a")
+        handler.send_event(Answer(n=1), dedup_key="a")
+    with Runtime(store=make_store()) as runtime:
+        runtime.recover([workflow])
+        again = runtime.get("one")
+        assert again is not None
+        again.send_event(Answer(n=1), dedup_key="a")
+        again.send_event(Answer(n=2), dedup_key="b")
+        assert again.result(DEADLINE) == [1, 2]
+
+
+class Breaks:
+    """A store whose commits fail while it is told so."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self.broken = threading.Event()
+        self.tried = threading.Semaphore(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, commits: list[Commit]) -> Any:
+        self.tried.release()
+        if self.broken.is_set():
+            raise StoreUnavailableError("the store is gone")
+        return self._store.commit(commits)
+
+
+def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(make_store: Callable[[], RunStore]) -> None:
+    """Nothing that follows from what is not committed is done meanwhile."""
+    store = Breaks(make_store())
+    with Runtime(store=store):  # type: ignore[arg-type]
+        handler = Approval().run(run_id="one", n=1)
+        question = asked(handler)
+        store.broken.set()
+        answering = threading.Thread(target=lambda: handler.respond(question, {"n": 2}))
+        answering.start()
+        for _ in range(3):
+            assert store.tried.acquire(timeout=DEADLINE)
+        assert answering.is_alive()
+        assert not handler.done()
+        with pytest.raises(StoreError):
+            Approval().run(run_id="two", n=1)
+        store.broken.clear()
+        assert handler.result(DEADLINE) == (3, 41)
+        answering.join(DEADLINE)
+
+
+def test_a_stale_owner_s_writes_are_refused(make_store: Callable[[], RunStore]) -> None:
+    """Whoever lost the run is told so, and the other goes on."""
+    store = make_store()
+    with Runtime(store=store) as first:
+        handler = Approval(runtime=first).run(run_id="one", n=1)
+        question = asked(handler)
+        assert first.keeper is not None
+        store.resign(first.keeper.owner)  # as if it had shown no sign of life
+        with Runtime(store=make_store()) as second:
+            (taken,) = second.recover([Approval])
+            with pytest.raises(LeaseLostError):
+                handler.respond(question, {"n": 9})
+            with pytest.raises(LeaseLostError):
+                handler.result(DEADLINE)
+            taken.respond(question, {"n": 2})
+            assert taken.result(DEADLINE) == (3, 41)
+
+
+def test_a_run_whose_code_has_changed_is_set_aside_and_stops_no_other(make_store: Callable[[], RunStore]) -> None:
+    """With the differences as the reason."""
+
+    def versions(changed: bool) -> type[Workflow]:
+        class Flow(Workflow):
+            @step
+            def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+                return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
+
+            if changed:
+
+                @step
+                def more(self, ev: Answer) -> StopEvent:
+                    return StopEvent()
+
+        return Flow
+
+    old, new = versions(False)(workflow_name="flow"), versions(True)(workflow_name="flow")
+    store = make_store()
+    with Runtime(store=store):
+        asked(old.run(run_id="changed"))
+        asked(Approval().run(run_id="same", n=1))
+    store = make_store()
+    with Runtime(store=store) as runtime:
+        runtime.recover([new, Approval()])
+        with pytest.raises(WorkflowRuntimeError, match="cannot go on here: it is set_aside"):
+            runtime.get("changed")
+        row = store.row("changed")
+        assert row is not None
+        assert "step 'more' is new" in str(row.reason)
+        same = runtime.get("same")
+        assert same is not None
+        same.respond(asked(same), {"n": 1})
+        assert same.result(DEADLINE) == (2, 41)
+        with pytest.raises(WorkflowRuntimeError, match="was set aside"):
+            runtime.get("changed")
+
+
+def test_awaiting_works_as_well(make_store: Callable[[], RunStore]) -> None:
+    """From an event loop of the user's."""
+
+    async def main() -> Any:
+        with Runtime(store=make_store(), idle_timeout=0.0):
+            handler = Approval().run(run_id="one", n=1)
+            while not handler.pending_inputs():
+                await asyncio.sleep(0)
+            handler.respond(handler.pending_inputs()[0].input_id, {"n": 2})
+            return await handler
+
+    assert asyncio.run(main()) == (3, 41)
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        threading.Event().wait(0.002)
