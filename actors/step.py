@@ -14,6 +14,7 @@ import os
 import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
@@ -228,6 +229,10 @@ class _Body:
     def now(self) -> float:
         """Return the time of the run's clock, in seconds."""
         return self._actor.dispatcher.now()
+
+    def wall_time(self) -> datetime:
+        """Return the time of day, in UTC."""
+        return self._actor.dispatcher.wall_time()
 
     def running_steps(self) -> list[str]:
         """A step does not look at the others."""

@@ -6,14 +6,16 @@ run's supervisor. `Context` blocks where an answer is needed; `AsyncContext` is 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 from typing_extensions import TypeVar
 
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
-from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
+from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, NeverEvent
 from greenroom.facts import (
     CollectAsked,
     EventArrived,
@@ -235,6 +237,18 @@ class ContextCore(ContextBase, Generic[S]):
             invocation.number, step.attempt, key, event_type, requirements or {}, timeout, request, is_question
         )
 
+    def _sleep_fact(self, seconds: float | None, until: datetime | None) -> tuple[StepPort, WaitAsked]:
+        step = self._within_step("sleep()")
+        if (seconds is None) == (until is None):
+            raise WorkflowRuntimeError("sleep() takes either seconds or until=..., a time of day")
+        if until is not None:
+            if not isinstance(until, datetime) or until.tzinfo is None:
+                raise WorkflowRuntimeError(f"sleep(until=...) takes a datetime with a time zone, not {until!r}")
+            seconds = max(0.0, (until - step.wall_time()).total_seconds())
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_DELAY:
+            raise WorkflowRuntimeError(f"sleep(...) takes seconds, from 0 to {MAX_DELAY:g}, not {seconds!r}")
+        return self._wait_fact(NeverEvent, None, "sleep", None, seconds, asks=False)
+
     def retry_info(self) -> RetryInfo:
         """Return which attempt this is and why the last one failed."""
         return self._within_step("retry_info()").invocation.retry_info
@@ -363,6 +377,32 @@ class Context(ContextCore[S]):
     __slots__ = ()
     for_async_steps: ClassVar[bool] = False
 
+    def sleep(self, seconds: float | None = None, *, until: datetime | None = None) -> None:
+        """Wait here for a time. As any wait it costs no worker, and with a store it outlives the process.
+
+        Args:
+            seconds: How long, from 0 to 1e9.
+            until: Or until when: a datetime with a time zone. One that is past waits no time.
+
+        Raises:
+            WorkflowRuntimeError: If neither or both are given, or one is out of range.
+
+        Example:
+            >>> from datetime import datetime, timedelta, timezone
+            >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
+            >>> class Later(Workflow):
+            ...     @step
+            ...     def wait(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         ctx.sleep(0.01)
+            ...         ctx.sleep(until=datetime.now(timezone.utc) + timedelta(seconds=0.01))
+            ...         return StopEvent(result="rested")
+            >>> Later().run().result()
+            'rested'
+        """
+        step, fact = self._sleep_fact(seconds, until)
+        with contextlib.suppress(TimeoutError):
+            step.wait(fact)
+
     def wait_for_event(
         self,
         event_type: type[E],
@@ -488,6 +528,12 @@ class AsyncContext(ContextCore[S]):
 
     __slots__ = ()
     for_async_steps: ClassVar[bool] = True
+
+    async def sleep(self, seconds: float | None = None, *, until: datetime | None = None) -> None:
+        """Wait here for a time; see `Context.sleep`."""
+        step, fact = self._sleep_fact(seconds, until)
+        with contextlib.suppress(TimeoutError):
+            await step.wait_async(fact)
 
     async def wait_for_event(
         self,

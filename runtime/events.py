@@ -158,6 +158,10 @@ class StepFailedEvent(Event):
     failed_at: datetime
 
 
+class NeverEvent(Event):
+    """An event that never comes. `ctx.sleep` waits for it, and wakes when its time is over."""
+
+
 class CollectionReleaseEvent(Event):
     """What a step that takes many events at once was given: `StepFailedEvent.input_event` of one that failed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextvars import ContextVar
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenroom.errors import ContextStateError
@@ -64,6 +65,10 @@ class StepPort(RunPort, Protocol):
     @property
     def context(self) -> Any:
         """The context that the step is given."""
+        ...
+
+    def wall_time(self) -> datetime:
+        """Return the time of day, in UTC."""
         ...
 
     def checkpoint(self) -> None:

@@ -27,6 +27,7 @@ from greenroom.events import (
     Event,
     HumanResponseEvent,
     InputRequiredEvent,
+    NeverEvent,
     StartEvent,
     StepFailedEvent,
     StopEvent,
@@ -53,7 +54,7 @@ _MAX_SECONDS = 1e11  # Three thousand years: dates cannot be reckoned with more.
 def registry_for(graph: Graph) -> TypeRegistry:
     """Return the classes that a snapshot of this workflow may build: what its steps' annotations and code name."""
     named = [*graph.events, StartEvent, StopEvent, InputRequiredEvent, HumanResponseEvent, Event, DictState]
-    named += [CollectionReleaseEvent, StepFailedEvent]
+    named += [CollectionReleaseEvent, NeverEvent, StepFailedEvent]
     named += [WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent]
     if graph.state_type is not None:
         named.append(graph.state_type)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,33 @@ def test_a_run_at_rest_is_woken_by_its_timer(make_store: Callable[[], RunStore])
         until(lambda: handler.supervisor is None)
         assert handler.result(DEADLINE) == "late"
         assert runtime.get("one") is not None
+
+
+def test_a_sleep_outlives_the_process(make_store: Callable[[], RunStore], durability: Any) -> None:
+    """It ends at its time, in def and async steps, whether the run is at rest or at work then."""
+
+    class Sleeps(Workflow):
+        @step
+        def begin(self, ctx: Context, ev: StartEvent) -> Item:
+            ctx.once("before", effect, "before")
+            ctx.sleep(0.4)
+            ctx.once("between", effect, "between")
+            return Item(n=1)
+
+        @step
+        async def go_on(self, ctx: aio.Context, ev: Item) -> StopEvent:
+            await ctx.sleep(until=datetime.now(UTC) + timedelta(seconds=0.4))
+            return StopEvent(result="rested")
+
+    with Runtime(store=make_store(), durability=durability, idle_timeout=0.0):
+        handler = Sleeps().run(run_id="one")
+        until(lambda: effects and handler.supervisor is None)
+    with Runtime(store=make_store(), durability=durability) as runtime:
+        runtime.recover([Sleeps])
+        again = runtime.get("one")
+        assert again is not None
+        assert again.result(DEADLINE) == "rested"
+    assert effects == ["before", "between"]
 
 
 def test_what_cannot_be_written_is_refused_when_it_is_emitted(make_store: Callable[[], RunStore]) -> None:
