@@ -248,6 +248,9 @@ class PoolDispatcher:
     def dead_letter(self, actor: PooledActor, message: Any) -> None:
         logger.debug("%s had stopped before it could handle %s", actor, type(message).__name__)
 
+    def thread_count(self) -> int:
+        return len(self._threads)
+
     def shutdown(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self.closed = True

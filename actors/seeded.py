@@ -389,6 +389,9 @@ class SeededDispatcher:
     def dead_letter(self, actor: PooledActor, message: Any) -> None:
         self.trace.append(f"dead letter of {type(actor).__name__}: {type(message).__name__}")
 
+    def thread_count(self) -> int:
+        return len(self._idle) + sum(strand.worker is not None for strand in list(self._strands))
+
     def shutdown(self, timeout: float) -> None:
         # A body that blocks for real keeps the baton: it is left behind, as on a pool.
         self._stopping = True

@@ -189,8 +189,8 @@ class _Body:
         if isinstance(error, StepPassivated):
             return  # The next attempt goes on from here.
         trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_globals is globals():
-            trace = trace.tb_next  # The frames of this module come first, and tell the user nothing.
+        while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
+            trace = trace.tb_next  # The frames of the actors come first, and tell the user nothing.
         error.__traceback__ = trace
         if isinstance(error, StepCancelled | asyncio.CancelledError):
             if self.cancelled:

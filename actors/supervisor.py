@@ -191,7 +191,7 @@ class RunSupervisor(PooledActor):
 
     def _start_step(self, name: str) -> Ref:
         state = self._state
-        actor = StepActor(
+        actor = self._make_step(
             self.dispatcher,
             self.actor_ref,
             state.graph.steps[name],
@@ -203,6 +203,9 @@ class RunSupervisor(PooledActor):
         )
         actor.watch(self.actor_ref)
         return actor.actor_ref
+
+    def _make_step(self, *arguments: Any) -> StepActor:
+        return StepActor(*arguments)
 
     def _cancel_invocation(self, effect: CancelInvocation) -> None:
         self._steps[effect.step].tell(effect)

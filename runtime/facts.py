@@ -113,6 +113,7 @@ class WaitAsked:
         timeout: Seconds to wait at most, or None.
         request: An event to publish once the wait is registered, or None.
         is_question: Whether the request is a question to a person, to be listed among the open ones.
+        variables: Those of the step at its call, for observers; opaque to the core, and None where there are none.
     """
 
     __slots__ = (
@@ -125,6 +126,7 @@ class WaitAsked:
         "request",
         "requirements",
         "timeout",
+        "variables",
     )
 
     def __init__(
@@ -147,6 +149,7 @@ class WaitAsked:
         self.request = request
         self.is_question = is_question
         self.asker: Any = None
+        self.variables: Any = None
 
 
 class OnceAsked:

@@ -12,7 +12,7 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
 from functools import partial
 from types import TracebackType
@@ -30,6 +30,7 @@ from greenroom.errors import (
     UnknownInputError,
     WorkflowRuntimeError,
 )
+from greenroom.observer import Observer, Observers
 from greenroom.ports import StepPort, current_step
 
 if TYPE_CHECKING:
@@ -40,7 +41,15 @@ if TYPE_CHECKING:
     from greenroom.handler import Handler
     from greenroom.inputs import PendingInput
 
-__all__ = ["Runtime", "current_runtime", "default_runtime", "shutdown_default_runtime"]
+__all__ = [
+    "Runtime",
+    "add_observer",
+    "current_runtime",
+    "default_runtime",
+    "living_runtimes",
+    "remove_observer",
+    "shutdown_default_runtime",
+]
 
 DEFAULT_MAX_THREADS = 256
 DEFAULT_MAX_PARKED = 1000
@@ -51,6 +60,9 @@ _current: ContextVar[Runtime | None] = ContextVar("greenroom_runtime", default=N
 _default: Runtime | None = None
 _default_lock = threading.Lock()
 _living: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_living_lock = threading.Lock()  # Protects `_living`, which must not grow while somebody goes through it.
+# Those of the runtimes that were given none. Each change makes a new object, under `_default_lock`.
+_observers = Observers()
 
 
 class Runtime:
@@ -84,6 +96,7 @@ class Runtime:
         max_threads: int = DEFAULT_MAX_THREADS,
         max_parked: int = DEFAULT_MAX_PARKED,
         loop: asyncio.AbstractEventLoop | None = None,
+        observers: Iterable[Observer] | None = None,
     ) -> None:
         """Make a runtime.
 
@@ -95,10 +108,11 @@ class Runtime:
                 with all that they did before answered from a log.
             loop: The event loop for `async def` steps, to be run by the program; None for a thread of the runtime's
             own.
+            observers: Are told what happens to its runs; None for those that `add_observer` has named.
 
         Raises:
-            WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, or `loop` no
-                event loop.
+            WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, `loop` no
+                event loop, or one of the observers no `Observer`.
         """
         if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
             raise WorkflowRuntimeError(f"Runtime(max_threads=...) takes an integer, 1 or more, not {max_threads!r}")
@@ -106,9 +120,15 @@ class Runtime:
             raise WorkflowRuntimeError(f"Runtime(max_parked=...) takes an integer, 0 or more, not {max_parked!r}")
         if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
             raise WorkflowRuntimeError(f"Runtime(loop=...) takes an asyncio event loop, not {loop!r}")
-        self._begin(PoolDispatcher(max_threads, loop), max_parked)
+        self._begin(PoolDispatcher(max_threads, loop), max_parked, observers)
 
-    def _begin(self, dispatcher: Dispatcher, max_parked: int = DEFAULT_MAX_PARKED) -> None:
+    def _begin(
+        self,
+        dispatcher: Dispatcher,
+        max_parked: int = DEFAULT_MAX_PARKED,
+        observers: Iterable[Observer] | None = None,
+    ) -> None:
+        self._own_observers = None if observers is None else Observers(observers)
         self.dispatcher = dispatcher
         self.parking = Parking(max_parked)
         self._on_input: list[Callable[[PendingInput], object]] = []
@@ -122,7 +142,13 @@ class Runtime:
         self._id_prefix = secrets.token_hex(6)
         self._id_numbers = itertools.count(1)
         self._tokens: list[Token[Runtime | None]] = []
-        _living.add(self)
+        with _living_lock:
+            _living.add(self)
+
+    @property
+    def observers(self) -> Observers:
+        """Those who are told of runs that begin now."""
+        return self._own_observers if self._own_observers is not None else _observers
 
     def __enter__(self) -> Self:
         self.check_usable()
@@ -298,16 +324,64 @@ def shutdown_default_runtime(timeout: float = 0.0) -> None:
         runtime.shutdown(timeout)
 
 
+def add_observer(observer: Observer) -> None:
+    """Have an observer told of all runs that begin from now on, on the default runtime and on all that have none.
+
+    Args:
+        observer: It is not added again if it is there already.
+
+    Raises:
+        WorkflowRuntimeError: If it is no `Observer`.
+
+    Example:
+        >>> from greenroom.observer import Observer
+        >>> from greenroom.runtime import add_observer, remove_observer
+        >>> class Count(Observer):
+        ...     runs = 0
+        ...     def run_ended(self, run):
+        ...         self.runs += 1
+        >>> count = Count()
+        >>> add_observer(count)
+        >>> from greenroom import StartEvent, StopEvent, Workflow, step
+        >>> class Hello(Workflow):
+        ...     @step
+        ...     def hello(self, ev: StartEvent) -> StopEvent:
+        ...         return StopEvent(result="hello")
+        >>> Hello().run().result()
+        'hello'
+        >>> count.runs
+        1
+        >>> remove_observer(count)
+    """
+    global _observers
+    with _default_lock:
+        if all(member is not observer for member in _observers.members):
+            _observers = _observers.and_also(observer)
+
+
+def remove_observer(observer: Observer) -> None:
+    """Tell an observer that `add_observer` has named of no further runs. Those that go on are told of to their end."""
+    global _observers
+    with _default_lock:
+        _observers = Observers(member for member in _observers.members if member is not observer)
+
+
+def living_runtimes() -> list[Runtime]:
+    """Return the runtimes of this process that have not been shut down."""
+    process = os.getpid()
+    with _living_lock:
+        return [runtime for runtime in _living if runtime._process == process and not runtime.dispatcher.closed]
+
+
 def _at_exit() -> None:
-    for runtime in list(_living):
-        if runtime._process == os.getpid():
-            runtime.shutdown(timeout=0.0)
+    for runtime in living_runtimes():
+        runtime.shutdown(timeout=0.0)
 
 
 def _after_fork_in_child() -> None:
-    global _default, _default_lock
-    # Another thread of the parent may have held the lock at the fork.
-    _default_lock = threading.Lock()
+    global _default, _default_lock, _living_lock
+    # Another thread of the parent may have held the locks at the fork.
+    _default_lock, _living_lock = threading.Lock(), threading.Lock()
     _default = None
     # The thread that forked goes on in the child: no longer in a block of the parent's, nor as a worker of its pool.
     _current.set(None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextvars
 import inspect
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from pydantic import ValidationError
 
-from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.observed import ObservedSupervisor
 from greenroom.actors.root import RunAdmitted
 from greenroom.actors.supervisor import RunSupervisor
 from greenroom.context import ContextCore
@@ -24,11 +25,13 @@ from greenroom.events import Event, StartEvent, StopEvent
 from greenroom.facts import CancelAsked, Inspect, RunResumed, RunStarted
 from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
+from greenroom.logging import run_log
+from greenroom.observer import Observers
 from greenroom.ports import RestingPort
 from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
 from greenroom.steps import describe, read_step, step_options
-from greenroom.verbose import print_progress
+from greenroom.verbose import Verbose
 
 __all__ = ["Workflow"]
 
@@ -201,9 +204,9 @@ class Workflow:
         return self._begin(runtime, self._take_state(ctx, run_id, runtime.dispatcher.now()), beginning, ctx)
 
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
-        supervisor = RunSupervisor(
-            runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking
-        )
+        observers = self._observers(runtime, state.run_id)
+        make = partial(ObservedSupervisor, observers) if observers else RunSupervisor
+        supervisor = make(runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking)
         run_id = state.run_id
         link = RunLink(self._graph, run_id, runtime, supervisor.actor_ref)
         handler = self._handler_class(
@@ -233,15 +236,19 @@ class Workflow:
         handler.origin = state.origin
         runtime.askers[state.origin] = handler
         supervisor.watch(runtime.root)
-        if self._verbose:
-            supervisor.exposed = True
-            runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
         if self._num_concurrent_runs is None:
             supervisor.actor_ref.tell(beginning)
         else:
             handler.is_limited = True
             runtime.root.tell(RunAdmitted(handler, beginning, id(self), self._num_concurrent_runs))
         return handler
+
+    def _observers(self, runtime: Runtime, run_id: str) -> Observers:
+        observers = runtime.observers
+        if self._verbose:
+            observers = observers.and_also(Verbose(run_id))
+        log = run_log()
+        return observers if log is None else observers.and_also(log)
 
     def _check_context(self, ctx: Any) -> bool:
         """Return whether the context has unfinished work to resume; raise if it cannot be run."""
