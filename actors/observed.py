@@ -83,6 +83,7 @@ class ObservedSupervisor(RunSupervisor):
         """
         super().__init__(*arguments)
         self._tell: Tell = observers.tell
+        self._hear_only_runs = observers.hear_only_runs
         self._run: RunRecord | None = None
         self._going: GoingAttempts = {}
         self._due: dict[int, float] = {}  # Since when invocations could run that have not begun to.
@@ -93,15 +94,23 @@ class ObservedSupervisor(RunSupervisor):
         try:
             super().on_failure(exception_type, exception_value, traceback)
         finally:
-            if self._run is not None and self._run.outcome is None:
-                self._end_run(self._run, failed_outcome(exception_value), self._now())
+            self._end_run(failed_outcome(exception_value), self._now())
 
     def _make_step(self, *arguments: Any) -> StepActor:
+        if self._hear_only_runs:
+            return super()._make_step(*arguments)
         return _ObservedStepActor(self._going, self._tell, *arguments)
 
     def _apply(self, fact: Fact) -> None:
         now = self._now()
-        effects = self._observe(fact, now) if self._is_going_on(fact, now) else self._observe_rest(fact, now)
+        if not self._is_going_on(fact, now):
+            effects = self._observe_rest(fact, now)
+        elif self._hear_only_runs:
+            effects = self._state.apply(fact, now)
+        else:
+            effects = self._observe(fact, now)
+        if self._state.outcome is not None:
+            self._end_run(self._state.outcome, now)
         for effect in effects:
             _ORDERS[type(effect)](self, effect)
 
@@ -150,11 +159,12 @@ class ObservedSupervisor(RunSupervisor):
         if state.idle_noted and not was_idle:
             self._tell("run_idle", run)
         self._tell_letters(run, newest_letter)
-        if state.outcome is not None:
-            self._end_run(run, state.outcome, now)
         return effects
 
-    def _end_run(self, run: RunRecord, outcome: Outcome, now: float) -> None:
+    def _end_run(self, outcome: Outcome, now: float) -> None:
+        run = self._run
+        if run is None or run.outcome is not None:
+            return
         for number in list(self._waits):
             self._end_waits(number, "cancelled", now)
         for key in list(self._going):

@@ -36,7 +36,7 @@ from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Unlimited, Waita
 from greenroom.actors.seeded_loop import SeededLoop
 from greenroom.actors.strand import Call, Strand, Worker, closed_gate
 from greenroom.errors import DeadlockError
-from greenroom.ports import current_step
+from greenroom.ports import current_step, log_fields
 
 if TYPE_CHECKING:
     from greenroom.actors.base import PooledActor, Ref
@@ -446,7 +446,7 @@ def _call_back(body: Unlimited) -> None:
     try:
         body.run()
     except BaseException:
-        logger.exception("a callback failed")
+        logger.exception("a callback failed", extra=log_fields())
 
 
 def _nobody_to_tell(call: Call) -> None:

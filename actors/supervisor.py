@@ -44,6 +44,7 @@ from greenroom.facts import (
     TimerKey,
     WaitAsked,
 )
+from greenroom.ports import log_fields
 from greenroom.run_state import RunState, failed_outcome
 from greenroom.waits import OpenInput
 
@@ -154,6 +155,9 @@ class RunSupervisor(PooledActor):
         else:
             message.asker = reply
             self.on_receive(message)
+
+    def log_fields(self) -> dict[str, Any]:
+        return log_fields(self._state.run_id)
 
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from greenroom.errors import WorkflowRuntimeError
 from greenroom.events import Event
 from greenroom.facts import DeadLetter, Outcome
+from greenroom.ports import log_fields
 
 __all__ = ["AttemptEnd", "AttemptRecord", "Observer", "Observers", "RunRecord", "WaitEnd", "WaitRecord"]
 
@@ -215,6 +216,11 @@ class Observers:
     def __bool__(self) -> bool:
         return bool(self.members)
 
+    @property
+    def hear_only_runs(self) -> bool:
+        """Whether nobody wants to hear more than that a run begins and ends, as a log at INFO does."""
+        return not any(calls for hook, calls in self._hearers.items() if hook not in ("run_started", "run_ended"))
+
     def and_also(self, observer: Observer) -> Observers:
         """Return these and one more."""
         return Observers((*self.members, observer), self._failed)
@@ -227,10 +233,16 @@ class Observers:
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise  # Somebody at the keyboard means the program, not the observer.
-                self._log(observer, hook)
+                self._log(observer, hook, arguments[0])
 
-    def _log(self, observer: Observer, hook: str) -> None:
+    def _log(self, observer: Observer, hook: str, record: RunRecord | AttemptRecord | WaitRecord) -> None:
         failure = (id(observer), hook)
-        if failure not in self._failed:
-            self._failed.add(failure)
-            logger.exception("%s() of %r failed; runs go on, and this is not logged again", hook, observer)
+        if failure in self._failed:
+            return
+        self._failed.add(failure)
+        attempt = record.attempt if isinstance(record, WaitRecord) else record
+        if isinstance(attempt, AttemptRecord):
+            fields = log_fields(attempt.run.run_id, attempt.step, attempt.invocation)
+        else:
+            fields = log_fields(attempt.run_id)
+        logger.exception("%s() of %r failed; runs go on, and this is not logged again", hook, observer, extra=fields)
