@@ -32,7 +32,6 @@ from greenroom.facts import (
     RunStarted,
     SetTimer,
     StartInvocation,
-    TimerFired,
     WaitAsked,
 )
 from greenroom.observer import AttemptEnd, AttemptRecord, Observers, RunRecord, WaitEnd, WaitRecord
@@ -154,8 +153,8 @@ class ObservedSupervisor(RunSupervisor):
             hearer = _HEARERS.get(type(effect))
             if hearer is not None:
                 hearer(self, run, fact, effect, now)
-        if self._waits and isinstance(fact, Finished | Failed) and fact.invocation not in state.invocations:
-            self._end_waits(fact.invocation, "withdrawn", now)
+        if self._waits and isinstance(fact, Finished | Failed):
+            self._withdraw_waits(fact.invocation, now)
         if state.idle_noted and not was_idle:
             self._tell("run_idle", run)
         self._tell_letters(run, newest_letter)
@@ -203,16 +202,14 @@ class ObservedSupervisor(RunSupervisor):
         self._going[number, attempt] = _Going(record)
 
     def _invocation_cancelled(self, run: RunRecord, fact: Fact, effect: CancelInvocation, now: float) -> None:
-        state, number = self._state, effect.invocation
-        key = number, effect.attempt
-        if type(fact) is TimerFired and fact.key == ("step", *key):
-            retried = state.invocations.get(number)
-            error = state.outcome.error if state.outcome is not None else None
-            self._give_up(key, "timed_out", retried.retry_info.last_exception if retried is not None else error, now)
-        elif state.outcome is None:
+        key = effect.invocation, effect.attempt
+        if effect.error is not None:
+            self._withdraw_waits(effect.invocation, now)
+            self._give_up(key, "timed_out", effect.error, now)
+        elif self._state.outcome is None:
             self._give_up(key, "passivated", None, now)
         else:
-            self._end_waits(number, "cancelled", now)
+            self._end_waits(effect.invocation, "cancelled", now)
             self._give_up(key, "cancelled", None, now)
 
     def _give_up(self, key: tuple[int, int], end: AttemptEnd, error: BaseException | None, now: float) -> None:
@@ -272,6 +269,11 @@ class ObservedSupervisor(RunSupervisor):
             self._end_wait(record, "answered", now)
         else:
             self._end_wait(record, "expired" if isinstance(effect.error, TimeoutError) else "cancelled", now)
+
+    def _withdraw_waits(self, number: int, now: float) -> None:
+        """End the waits of an invocation that has ended."""
+        if number in self._waits and number not in self._state.invocations:
+            self._end_waits(number, "withdrawn", now)
 
     def _end_waits(self, number: int, end: WaitEnd, now: float) -> None:
         for wait in self._waits.pop(number, {}).values():

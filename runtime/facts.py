@@ -314,14 +314,15 @@ class StartInvocation:
 
 
 class CancelInvocation:
-    """Tell a body that its result is no longer wanted."""
+    """Tell a body that its result is no longer wanted; `error` is the failure that this counts as, or None."""
 
-    __slots__ = ("attempt", "invocation", "step")
+    __slots__ = ("attempt", "error", "invocation", "step")
 
-    def __init__(self, step: str, invocation: int, attempt: int) -> None:
+    def __init__(self, step: str, invocation: int, attempt: int, error: BaseException | None = None) -> None:
         self.step = step
         self.invocation = invocation
         self.attempt = attempt
+        self.error = error
 
 
 class Publish:

@@ -65,7 +65,7 @@ class AttemptRecord:
         ended_at: When its body ended or was given up, or None.
         end: How it ended, or None. "timed_out" and "cancelled": it was given up, but the body of a `def` step may go on
             for a while. "passivated": it was unwound while it waited; another attempt goes on.
-        output: The event that it returned, or None.
+        output: The event, or the list of events, that it returned, or None.
         error: What it raised, or None.
     """
 
@@ -80,8 +80,15 @@ class AttemptRecord:
     started_at: float = 0.0
     ended_at: float | None = None
     end: AttemptEnd | None = None
-    output: Event | None = None
+    output: Event | list[Event] | None = None
     error: BaseException | None = None
+
+    @property
+    def output_name(self) -> str | None:
+        """The class of what it returned, such as "Part" or "list[Part]", or None."""
+        if isinstance(self.output, list):
+            return f"list[{' | '.join(dict.fromkeys(type(event).__name__ for event in self.output))}]"
+        return None if self.output is None else type(self.output).__name__
 
 
 @dataclass(eq=False, slots=True)

@@ -134,8 +134,7 @@ class OpenTelemetry(Observer):
         labels = _labels(step, attempt.end, attempt.error)
         self._attempts.add(1, labels)
         self._record_attempt(attempt.ended_at - attempt.started_at, labels)
-        output = None if attempt.output is None else type(attempt.output).__name__
-        self._end(attempt, attempt.end, output, attempt.error, attempt.end in ("failed", "timed_out"))
+        self._end(attempt, attempt.end, attempt.output_name, attempt.error, attempt.end in ("failed", "timed_out"))
 
     def step_retried(self, run: RunRecord, step: str, invocation: int, delay: float) -> None:
         self._retries.add(1, {"greenroom.workflow": run.workflow, "greenroom.step": step})

@@ -68,7 +68,7 @@ class Verbose(Observer):
 
     def step_ended(self, attempt: AttemptRecord) -> None:
         if attempt.end == "completed":
-            how = f"complete with {type(attempt.output).__name__ if attempt.output is not None else 'no result'}"
+            how = f"complete with {attempt.output_name or 'no result'}"
         else:
             how = (attempt.end or "") if attempt.error is None else f"{attempt.end} with {attempt.error!r}"
         self._write(f"{_worker(attempt)} {how}")

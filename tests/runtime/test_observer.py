@@ -16,11 +16,13 @@ from greenroom import (
     InputRequiredEvent,
     Runtime,
     StartEvent,
+    StepFailedEvent,
     StopEvent,
     Workflow,
     WorkflowCancelledByUser,
     WorkflowRuntimeError,
     aio,
+    catch_error,
     step,
 )
 from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
@@ -372,6 +374,44 @@ def test_an_event_for_a_later_wait_is_held() -> None:
     assert "held Answer" in log.lines
     assert [wait.end for wait in log.waits] == ["answered"]
     assert not log.faults
+
+
+def test_lists_and_caught_failures_are_told() -> None:
+    """A list that a step returns is its output, the step that gathers it has one event, and so has a catching step."""
+
+    class Gathers(Workflow):
+        @step
+        def fan(self, ev: StartEvent) -> list[Part]:
+            return [Part(n=n) for n in range(3)]
+
+        @step
+        def work(self, ev: Part) -> Done:
+            if ev.n == 1:
+                raise ValueError("caught")
+            return Done(n=ev.n)
+
+        @catch_error(for_steps=["work"])
+        def mend(self, ev: StepFailedEvent) -> Done:
+            return Done(n=-1)
+
+        @step
+        def gather(self, parts: list[Done]) -> StopEvent:
+            return StopEvent(result=sorted(part.n for part in parts))
+
+    log = Log()
+    with Runtime(observers=[log]):
+        assert Gathers().run().result(DEADLINE) == [-1, 0, 2]
+    assert log.attempts[0].output_name == "list[Part]"
+    ends = Counter((attempt.step, attempt.end) for attempt in log.attempts)
+    assert ends == {
+        ("fan", "completed"): 1,
+        ("work", "completed"): 2,
+        ("work", "failed"): 1,
+        ("mend", "completed"): 1,
+        ("gather", "completed"): 1,
+    }
+    assert not log.faults
+    assert not log.open
 
 
 # -- every interleaving ------------------------------------------------------------------------------------------------
