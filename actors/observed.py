@@ -247,6 +247,7 @@ class ObservedSupervisor(RunSupervisor):
     def _begin_wait(self, fact: WaitAsked, wait: _OpenWait) -> None:
         number, key, record = fact.invocation, fact.key, wait.record
         waits = self._waits.setdefault(number, {})
+        self._askers.pop(wait.asker, None)  # of an attempt that has failed meanwhile
         wait.asker = fact.asker
         self._askers[fact.asker] = number, key
         if key not in waits:

@@ -11,6 +11,7 @@ import pytest
 
 from greenroom import (
     Context,
+    DeadlockError,
     Event,
     HumanResponseEvent,
     InputRequiredEvent,
@@ -25,11 +26,14 @@ from greenroom import (
     catch_error,
     step,
 )
+from greenroom.facts import Crashed, Finished
 from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed, wait_none
+from greenroom.run_state import RunState
 from greenroom.runtime import add_observer, remove_observer
 from greenroom.testing import SeededRuntime, explore
 from tests.support.flavours import DEADLINE, Flavour
+from tests.support.waiting import wait_until
 
 
 class Part(Event):
@@ -625,6 +629,80 @@ def test_a_run_that_goes_on_names_its_origin() -> None:
     assert [wait.end for wait in log.waits if _run_of(wait) is second] == ["answered"]
     assert not log.faults
     assert not log.open
+
+
+def test_a_wait_that_outlives_a_failed_attempt_is_one_wait() -> None:
+    """A wait of a task of an attempt that fails goes on in the retry, which is answered; it begins and ends once."""
+
+    class Twice(Workflow):
+        @step(retry_policy=retry_policy(stop=stop_after_attempt(2), wait=wait_none()))
+        async def one(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
+            wait = asyncio.create_task(ctx.wait_for_event(Answer))
+            await asyncio.sleep(1)
+            if ctx.retry_info().retry_number == 0:
+                wait.cancel()
+                raise ValueError("with a wait open")
+            return StopEvent(result=(await wait).n)
+
+    log = Log()
+    with SeededRuntime(1, observers=[log]) as runtime:
+        handler = Twice().run()
+        runtime.advance(1.5)
+        handler.send_event(Answer(n=7))
+        assert handler.result() == 7
+    assert [attempt.end for attempt in log.attempts] == ["failed", "completed"]
+    assert [(wait.end, wait.attempt.attempt) for wait in log.waits] == [("answered", 1)]
+    assert not log.faults
+    assert not log.open
+
+
+@pytest.mark.parametrize("fatal", [False, True])
+def test_a_failure_of_the_engine_ends_what_was_observed(
+    fatal: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the core itself fails, once or for good, what had begun is told to have ended."""
+    apply = RunState.apply
+
+    def fail(self: RunState, fact: Any, now: float) -> Any:
+        if type(fact) is Finished or (fatal and type(fact) is Crashed):
+            raise AssertionError("a bug of ours")
+        return apply(self, fact, now)
+
+    monkeypatch.setattr(RunState, "apply", fail)
+    log = Log()
+    with Runtime(observers=[log]):
+        error = chain(Flavour("def")).run().exception(DEADLINE)
+        wait_until(lambda: not log.open)
+    assert isinstance(error, WorkflowRuntimeError)
+    assert log.lines[-1] == "run failed"
+    assert not log.open
+    assert not log.faults
+    assert caplog.records[0].name == "greenroom.actors"
+
+
+def test_hooks_that_call_into_the_run_do_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that cancels its own run ends it in order; one that asks in a turn is refused, which is logged."""
+    handlers: list[Any] = []
+    ready = threading.Event()
+
+    class Meddles(Observer):
+        def step_started(self, attempt: AttemptRecord) -> None:
+            assert ready.wait(DEADLINE)
+            handlers[0].cancel_run()
+
+        def event_streamed(self, run: RunRecord, event: Event) -> None:
+            handlers[0].ctx.store.get("x", None)
+
+    log = Log()
+    with Runtime(observers=[Meddles(), log]):
+        handlers.append(chain(Flavour("def")).run())
+        ready.set()
+        assert isinstance(handlers[0].exception(DEADLINE), WorkflowCancelledByUser)
+    assert not log.open
+    assert not log.faults
+    (record,) = [record for record in caplog.records if record.name == "greenroom.observer"]
+    assert record.exc_info
+    assert record.exc_info[0] is DeadlockError
 
 
 def test_tracebacks_show_the_step_first() -> None:
