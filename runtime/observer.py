@@ -122,7 +122,8 @@ class Observer:
     A hook must not block and must not call into the run: most are called in the turn of the run's supervisor, on any
     thread, where the run stands still meanwhile. Hooks of one run come one at a time and in order, but for
     `step_started` and `step_ended`, which come from the threads of the bodies; those of one attempt come in order, and
-    where a body begins just as its run ends both may come after that. Hooks of several runs come at once. What a hook raises is logged, the first time, and harms no run.
+    where a body begins just as its run ends both may come after that. Hooks of several runs come at once. What a hook
+    raises is logged, the first time, and harms no run.
 
     Example:
         >>> from greenroom import Runtime, StartEvent, StopEvent, Workflow, step
