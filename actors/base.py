@@ -29,6 +29,7 @@ from pykka.messages import _ActorStop
 
 from greenroom.actors.mailbox import Mailbox
 from greenroom.errors import DeadlockError
+from greenroom.ports import log_fields
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -372,7 +373,7 @@ class PooledActor(Mailbox, pykka.Actor):
                 raise
 
     def _fail(self, error: BaseException) -> None:
-        logger.error("%s failed and has stopped", self, exc_info=error)
+        logger.error("%s failed and has stopped", self, exc_info=error, extra=self.log_fields())
         # Watchers keep the error: its frames keep their line numbers and let go of everything else they hold.
         traceback.clear_frames(error.__traceback__)
         self._end(error)
@@ -389,7 +390,7 @@ class PooledActor(Mailbox, pykka.Actor):
                 self.on_failure(type(reason), reason, reason.__traceback__)
         except BaseException:
             # One that left the turn would end the worker, and with it the actors that wait in its lane.
-            logger.exception("%s failed while it stopped", self)
+            logger.exception("%s failed while it stopped", self, extra=self.log_fields())
         self.close()
         self._tell_watchers()
 
@@ -403,6 +404,10 @@ class PooledActor(Mailbox, pykka.Actor):
             watcher.tell_control(Terminated(self.actor_ref, self._reason))
 
     # -- what actors override ------------------------------------------------------------------------------------------
+
+    def log_fields(self) -> dict[str, Any]:
+        """Return whose run and step a log record about this actor belongs to."""
+        return log_fields()
 
     def on_ask(self, message: Any, reply: Reply) -> None:
         """Answer a message. By default with what `on_receive` returns; an actor may keep `reply` and answer later."""

@@ -148,6 +148,10 @@ class Dispatcher(Protocol):
         """Return whether the calling thread is the one that async bodies need."""
         ...
 
+    def thread_count(self) -> int:
+        """Return how many threads it has for actors and bodies."""
+        ...
+
     def dead_letter(self, actor: PooledActor, message: Any) -> None:
         """Note a message that an actor will never handle."""
 

@@ -262,7 +262,7 @@ class DurableSupervisor(RunSupervisor):
         recorded = not (known or self._detached or state.outcome is not None) and is_recorded(fact)
         if recorded and data is None and type(fact) is not BecameQuiet:
             data = encode_fact(fact, self._registry)
-        effects = state.apply(fact, now)
+        effects = self._take(fact, now)
         if type(fact) is BecameQuiet:
             if self._shutdown is not None and not effects:
                 self._end_here(self._shutdown, at_once=True)
@@ -376,7 +376,7 @@ class DurableSupervisor(RunSupervisor):
         for invocation in list(state.invocations.values()):
             if invocation.is_live:
                 # Its body is unwound; what follows is part of the checkpoint.
-                self._obey(state.apply(PassivateAsked(invocation.number, invocation.attempt), self._now()))
+                self._obey(self._take(PassivateAsked(invocation.number, invocation.attempt), self._now()))
         self._resting = True
         commit = Commit(
             state.run_id, self._fence, snapshot=self._take_checkpoint(), release=True, wake_at=state.next_due()
@@ -436,7 +436,7 @@ class DurableSupervisor(RunSupervisor):
             elif type(effect) is Finish:
                 self._obey([Finish(failed_outcome(error))])
         if self._state.outcome is None:
-            self._obey(self._state.apply(CancelAsked(error), self._now()))
+            self._obey(self._take(CancelAsked(error), self._now()))
 
     def _lose(self, error: LeaseLostError) -> None:
         """Another process has the run."""

@@ -42,6 +42,7 @@ from greenroom.actors.base import here
 from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Unlimited, Waitable
 from greenroom.actors.loop import LoopThread
 from greenroom.actors.timer import TimerActor
+from greenroom.ports import log_fields
 
 if TYPE_CHECKING:
     import asyncio
@@ -246,7 +247,12 @@ class PoolDispatcher:
         return self._loop.is_current()
 
     def dead_letter(self, actor: PooledActor, message: Any) -> None:
-        logger.debug("%s had stopped before it could handle %s", actor, type(message).__name__)
+        logger.debug(
+            "%s had stopped before it could handle %s", actor, type(message).__name__, extra=actor.log_fields()
+        )
+
+    def thread_count(self) -> int:
+        return len(self._threads)
 
     def shutdown(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -287,7 +293,7 @@ class PoolDispatcher:
                     try:
                         callback.run()
                     except Exception:
-                        logger.exception("a callback failed")
+                        logger.exception("a callback failed", extra=log_fields())
                     lane.open = True
         finally:
             here.lane = outer
@@ -325,7 +331,7 @@ class PoolDispatcher:
                     self._awake -= 1
             # From Python 3.12 on an interpreter that ends starts no threads; that is no news to anybody.
             if "interpreter shutdown" not in str(error):
-                logger.warning("no further thread can be started; steps wait for one that is busy")
+                logger.warning("no further thread can be started; steps wait for one that is busy", extra=log_fields())
             return False
         return True
 
@@ -437,7 +443,7 @@ class PoolDispatcher:
             try:
                 body.run()
             except BaseException:
-                logger.exception("a callback failed")
+                logger.exception("a callback failed", extra=log_fields())
             lane.open = True
             body.report()
             while turns:

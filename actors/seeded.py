@@ -36,7 +36,7 @@ from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Unlimited, Waita
 from greenroom.actors.seeded_loop import SeededLoop
 from greenroom.actors.strand import Call, Strand, Worker, closed_gate
 from greenroom.errors import DeadlockError
-from greenroom.ports import current_step
+from greenroom.ports import current_step, log_fields
 
 if TYPE_CHECKING:
     from greenroom.actors.base import PooledActor, Ref
@@ -389,6 +389,9 @@ class SeededDispatcher:
     def dead_letter(self, actor: PooledActor, message: Any) -> None:
         self.trace.append(f"dead letter of {type(actor).__name__}: {type(message).__name__}")
 
+    def thread_count(self) -> int:
+        return len(self._idle) + sum(strand.worker is not None for strand in list(self._strands))
+
     def shutdown(self, timeout: float) -> None:
         # A body that blocks for real keeps the baton: it is left behind, as on a pool.
         self._stopping = True
@@ -443,7 +446,7 @@ def _call_back(body: Unlimited) -> None:
     try:
         body.run()
     except BaseException:
-        logger.exception("a callback failed")
+        logger.exception("a callback failed", extra=log_fields())
 
 
 def _nobody_to_tell(call: Call) -> None:

@@ -27,7 +27,7 @@ from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, 
 from greenroom.facts import CancelInvocation, Failed, Finished, PassivateAsked, StartInvocation, WaitAsked
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
-from greenroom.ports import current_step, step_has_ended
+from greenroom.ports import current_step, log_fields, step_has_ended
 from greenroom.steps import StepSpec
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ class StepActor(PooledActor):
         self.in_flight: dict[tuple[int, int], _Body] = {}
         self._execute = dispatcher.execute_async if spec.is_async else dispatcher.execute
         self._body_class = _AsyncBody if spec.is_async else _Body
+
+    def log_fields(self) -> dict[str, Any]:
+        return log_fields(self.run_id, self.spec.name)
 
     def on_receive(self, message: StartInvocation | CancelInvocation) -> None:
         """Start a body, or cancel one."""
@@ -190,8 +193,8 @@ class _Body:
         if isinstance(error, StepPassivated):
             return  # The next attempt goes on from here.
         trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_globals is globals():
-            trace = trace.tb_next  # The frames of this module come first, and tell the user nothing.
+        while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
+            trace = trace.tb_next  # The frames of the actors come first, and tell the user nothing.
         error.__traceback__ = trace
         if isinstance(error, StepCancelled | asyncio.CancelledError):
             if self.cancelled:

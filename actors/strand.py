@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from greenroom.actors.base import here
 from greenroom.actors.dispatcher import Body, Waitable
 from greenroom.errors import StepCancelled
+from greenroom.ports import log_fields
 
 if TYPE_CHECKING:
     from greenroom.actors.seeded import SeededDispatcher
@@ -123,7 +124,7 @@ class Worker:
         try:
             body.run()
         except BaseException:
-            logger.exception("a callback failed")
+            logger.exception("a callback failed", extra=log_fields())
         here.lane = None
         self._dispatcher.forget(strand)
         body.report()

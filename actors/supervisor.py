@@ -46,6 +46,7 @@ from greenroom.facts import (
     TimerKey,
     WaitAsked,
 )
+from greenroom.ports import log_fields
 from greenroom.run_state import RunState, failed_outcome
 from greenroom.waits import OpenInput
 
@@ -158,6 +159,9 @@ class RunSupervisor(PooledActor):
             message.asker = reply
             self.on_receive(message)
 
+    def log_fields(self) -> dict[str, Any]:
+        return log_fields(self._state.run_id)
+
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""
         if len(self._state.invocations) == self._state.parked and self._begun and not self._run_ended and self.empty():
@@ -182,7 +186,11 @@ class RunSupervisor(PooledActor):
     # -- orders --------------------------------------------------------------------------------------------------------
 
     def _apply(self, fact: Fact) -> None:
-        self._obey(self._state.apply(fact, self._now()))
+        self._obey(self._take(fact, self._now()))
+
+    def _take(self, fact: Fact, now: float) -> list[Effect]:
+        """Have the state say what follows from a fact."""
+        return self._state.apply(fact, now)
 
     def _obey(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -197,7 +205,7 @@ class RunSupervisor(PooledActor):
 
     def _start_step(self, name: str) -> Ref:
         state = self._state
-        actor = StepActor(
+        actor = self._make_step(
             self.dispatcher,
             self.actor_ref,
             state.graph.steps[name],
@@ -209,6 +217,9 @@ class RunSupervisor(PooledActor):
         )
         actor.watch(self.actor_ref)
         return actor.actor_ref
+
+    def _make_step(self, *arguments: Any) -> StepActor:
+        return StepActor(*arguments)
 
     def _cancel_invocation(self, effect: CancelInvocation) -> None:
         self._steps[effect.step].tell(effect)

@@ -66,6 +66,11 @@ def faster(times: float) -> Target:
     return Target(f"≥ {times:g}x faster", lambda result: None if result.ratio is None else result.ratio >= times)
 
 
+def no_target() -> Target:
+    """The figure is for orientation."""
+    return Target("-", lambda result: None)
+
+
 def value_at_most(limit: float, text: str) -> Target:
     """Our figure is at most `limit`, in the row's unit."""
     return Target(text, lambda result: result.ours.value is not None and result.ours.value <= limit)

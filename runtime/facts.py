@@ -131,6 +131,7 @@ class WaitAsked:
         timeout: Seconds to wait at most, or None.
         request: An event to publish once the wait is registered, or None.
         is_question: Whether the request is a question to a person, to be listed among the open ones.
+        variables: Those of the step at its call, for observers; opaque to the core, and None where there are none.
     """
 
     __slots__ = (
@@ -143,6 +144,7 @@ class WaitAsked:
         "request",
         "requirements",
         "timeout",
+        "variables",
     )
 
     def __init__(
@@ -165,6 +167,7 @@ class WaitAsked:
         self.request = request
         self.is_question = is_question
         self.asker: Any = None
+        self.variables: Any = None
 
 
 class OnceAsked:
@@ -330,14 +333,15 @@ class StartInvocation:
 
 
 class CancelInvocation:
-    """Tell a body that its result is no longer wanted."""
+    """Tell a body that its result is no longer wanted; `error` is the failure that this counts as, or None."""
 
-    __slots__ = ("attempt", "invocation", "step")
+    __slots__ = ("attempt", "error", "invocation", "step")
 
-    def __init__(self, step: str, invocation: int, attempt: int) -> None:
+    def __init__(self, step: str, invocation: int, attempt: int, error: BaseException | None = None) -> None:
         self.step = step
         self.invocation = invocation
         self.attempt = attempt
+        self.error = error
 
 
 class Publish:

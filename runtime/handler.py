@@ -26,7 +26,7 @@ from greenroom.errors import DeadlockError, WorkflowRuntimeError
 from greenroom.events import Event, StopEvent
 from greenroom.facts import CancelAsked, DeadLetter, Inspect, Outcome, Responded
 from greenroom.inputs import PendingInput, pending_input
-from greenroom.ports import current_step
+from greenroom.ports import current_step, log_fields
 
 if TYPE_CHECKING:
     from greenroom.graph import Graph
@@ -154,7 +154,8 @@ class Handler(concurrent.futures.Future[Any]):
     def __del__(self) -> None:
         # Nobody can ask any more: an error that nobody has seen would be lost without a word.
         if not self._is_watched and self._outcome is not None and self._outcome.status in ("failed", "timed_out"):
-            logger.error("%r: nobody has asked for its result", self, exc_info=self._outcome.error)
+            error, fields = self._outcome.error, log_fields(self.run_id)
+            logger.error("%r: nobody has asked for its result", self, exc_info=error, extra=fields)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of run '{self.run_id}' of {self._link.graph.name}: {self.status}>"

@@ -16,7 +16,7 @@ from greenroom.state import StateStore, StoreCall
 if TYPE_CHECKING:
     from greenroom.invocation import Invocation
 
-__all__ = ["HasGraph", "HasPort", "RestingPort", "RunPort", "StepPort", "current_step", "step_has_ended"]
+__all__ = ["HasGraph", "HasPort", "RestingPort", "RunPort", "StepPort", "current_step", "log_fields", "step_has_ended"]
 
 
 class RunPort(Protocol):
@@ -169,6 +169,11 @@ class RestingPort:
 
 
 current_step: ContextVar[StepPort] = ContextVar("greenroom_step")
+
+
+def log_fields(run_id: str = "", step: str = "", invocation: int | str = "") -> dict[str, Any]:
+    """Return the attributes that each record of ours bears: `Logger.info(..., extra=log_fields(...))`."""
+    return {"run_id": run_id, "step": step, "invocation": invocation}
 
 
 def step_has_ended(step: StepPort) -> ContextStateError:

@@ -31,6 +31,7 @@ from greenroom.errors import (
     WorkflowRuntimeError,
 )
 from greenroom.keeper import Durability, RunKeeper
+from greenroom.observer import Observer, Observers
 from greenroom.ports import StepPort, current_step
 
 if TYPE_CHECKING:
@@ -42,7 +43,15 @@ if TYPE_CHECKING:
     from greenroom.inputs import PendingInput
     from greenroom.stores import RunStore
 
-__all__ = ["Runtime", "current_runtime", "default_runtime", "shutdown_default_runtime"]
+__all__ = [
+    "Runtime",
+    "add_observer",
+    "current_runtime",
+    "default_runtime",
+    "living_runtimes",
+    "remove_observer",
+    "shutdown_default_runtime",
+]
 
 DEFAULT_MAX_THREADS = 256
 DEFAULT_MAX_PARKED = 1000
@@ -53,6 +62,9 @@ _current: ContextVar[Runtime | None] = ContextVar("greenroom_runtime", default=N
 _default: Runtime | None = None
 _default_lock = threading.Lock()
 _living: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_living_lock = threading.Lock()  # Protects `_living`, which must not grow while somebody goes through it.
+# Those of the runtimes that were given none. Each change makes a new object, under `_default_lock`.
+_observers = Observers()
 
 
 class Runtime:
@@ -89,6 +101,7 @@ class Runtime:
         max_threads: int = DEFAULT_MAX_THREADS,
         max_parked: int = DEFAULT_MAX_PARKED,
         loop: asyncio.AbstractEventLoop | None = None,
+        observers: Iterable[Observer] | None = None,
         store: RunStore | None = None,
         durability: Literal["sync", "async"] = "sync",
         flush_interval: float = 0.05,
@@ -106,6 +119,7 @@ class Runtime:
                 with all that they did before answered from a log.
             loop: The event loop for `async def` steps, to be run by the program; None for a thread of the runtime's
                 own.
+            observers: Are told what happens to its runs; None for those that `add_observer` has named.
             store: Keeps the runs, so that they survive the process; see docs/durability.md. None: they live in memory.
             durability: With a store: "sync", nothing follows from a fact before it is committed; or "async", it is
                 committed within `flush_interval`, and a crash may lose and repeat what came after.
@@ -116,7 +130,7 @@ class Runtime:
 
         Raises:
             WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, `loop` no
-                event loop, or an option for the store is wrong.
+                event loop, one of the observers no `Observer`, or an option for the store is wrong.
             StoreError: If the store cannot be opened.
         """
         if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
@@ -127,10 +141,16 @@ class Runtime:
             raise WorkflowRuntimeError(f"Runtime(loop=...) takes an asyncio event loop, not {loop!r}")
         kept = Durability(durability == "sync", flush_interval, idle_timeout, lease, retention)
         _check_durability(durability, kept)
-        self._begin(PoolDispatcher(max_threads, loop), max_parked)
+        self._begin(PoolDispatcher(max_threads, loop), max_parked, observers)
         self.keeper = None if store is None else RunKeeper(self, store, kept)
 
-    def _begin(self, dispatcher: Dispatcher, max_parked: int = DEFAULT_MAX_PARKED) -> None:
+    def _begin(
+        self,
+        dispatcher: Dispatcher,
+        max_parked: int = DEFAULT_MAX_PARKED,
+        observers: Iterable[Observer] | None = None,
+    ) -> None:
+        self._own_observers = None if observers is None else Observers(observers)
         self.dispatcher = dispatcher
         self.parking = Parking(max_parked)
         self._on_input: list[Callable[[PendingInput], object]] = []
@@ -144,7 +164,13 @@ class Runtime:
         self._id_prefix = secrets.token_hex(6)
         self._id_numbers = itertools.count(1)
         self._tokens: list[Token[Runtime | None]] = []
-        _living.add(self)
+        with _living_lock:
+            _living.add(self)
+
+    @property
+    def observers(self) -> Observers:
+        """Those who are told of runs that begin now."""
+        return self._own_observers if self._own_observers is not None else _observers
 
     def __enter__(self) -> Self:
         self.check_usable()
@@ -394,16 +420,64 @@ def shutdown_default_runtime(timeout: float = 0.0) -> None:
         runtime.shutdown(timeout)
 
 
+def add_observer(observer: Observer) -> None:
+    """Have an observer told of all runs that begin from now on, on the default runtime and on all that have none.
+
+    Args:
+        observer: It is not added again if it is there already.
+
+    Raises:
+        WorkflowRuntimeError: If it is no `Observer`.
+
+    Example:
+        >>> from greenroom.observer import Observer
+        >>> from greenroom.runtime import add_observer, remove_observer
+        >>> class Count(Observer):
+        ...     runs = 0
+        ...     def run_ended(self, run):
+        ...         self.runs += 1
+        >>> count = Count()
+        >>> add_observer(count)
+        >>> from greenroom import StartEvent, StopEvent, Workflow, step
+        >>> class Hello(Workflow):
+        ...     @step
+        ...     def hello(self, ev: StartEvent) -> StopEvent:
+        ...         return StopEvent(result="hello")
+        >>> Hello().run().result()
+        'hello'
+        >>> count.runs
+        1
+        >>> remove_observer(count)
+    """
+    global _observers
+    with _default_lock:
+        if all(member is not observer for member in _observers.members):
+            _observers = _observers.and_also(observer)
+
+
+def remove_observer(observer: Observer) -> None:
+    """Tell an observer that `add_observer` has named of no further runs. Those that go on are told of to their end."""
+    global _observers
+    with _default_lock:
+        _observers = Observers(member for member in _observers.members if member is not observer)
+
+
+def living_runtimes() -> list[Runtime]:
+    """Return the runtimes of this process that have not been shut down."""
+    process = os.getpid()
+    with _living_lock:
+        return [runtime for runtime in _living if runtime._process == process and not runtime.dispatcher.closed]
+
+
 def _at_exit() -> None:
-    for runtime in list(_living):
-        if runtime._process == os.getpid():
-            runtime.shutdown(timeout=0.0)
+    for runtime in living_runtimes():
+        runtime.shutdown(timeout=0.0)
 
 
 def _after_fork_in_child() -> None:
-    global _default, _default_lock
-    # Another thread of the parent may have held the lock at the fork.
-    _default_lock = threading.Lock()
+    global _default, _default_lock, _living_lock
+    # Another thread of the parent may have held the locks at the fork.
+    _default_lock, _living_lock = threading.Lock(), threading.Lock()
     _default = None
     # The thread that forked goes on in the child: no longer in a block of the parent's, nor as a worker of its pool.
     _current.set(None)

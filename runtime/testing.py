@@ -18,6 +18,7 @@ from typing import Any
 from greenroom.actors.seeded import SeededDispatcher
 from greenroom.actors.strand import Call
 from greenroom.errors import WorkflowRuntimeError
+from greenroom.observer import Observer
 from greenroom.runtime import Runtime
 
 __all__ = ["SeededRuntime", "explore"]
@@ -49,17 +50,18 @@ class SeededRuntime(Runtime):
 
     _dispatcher: SeededDispatcher
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, observers: Iterable[Observer] | None = None) -> None:
         """Make a runtime.
 
         Args:
             seed: Decides the schedule.
+            observers: As for `Runtime`.
         """
         self.seed = seed
         self._dispatcher = SeededDispatcher(seed)
         self._run_numbers = itertools.count(1)
         self._spawned: list[Call] = []
-        self._begin(self._dispatcher)
+        self._begin(self._dispatcher, observers=observers)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

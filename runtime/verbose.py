@@ -1,40 +1,104 @@
-"""What `Workflow(verbose=True)` prints."""
+"""What `Workflow(verbose=True)` prints.
+
+A line for whatever happens in a run, written before its result is there. Lines begin with the run's id while several
+verbose runs go on. `_going` holds those; only single set operations are used on it.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from greenroom.events import Event, StepState, StepStateChanged, StopEvent, UnhandledEvent, WorkflowIdleEvent
+from greenroom.facts import DeadLetter
+from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
+from greenroom.ports import log_fields
 
-if TYPE_CHECKING:
-    from greenroom.handler import Handler
-
-__all__ = ["describe", "print_progress"]
+__all__ = ["Verbose", "describe"]
 
 logger = logging.getLogger("greenroom.verbose")
 
-
-def print_progress(handler: Handler) -> None:
-    """Print a line for whatever happens in a run, until it ends."""
-    write = _writer()
-    for event in handler.stream_events(after=-1, expose_internal=True):
-        line = describe(event)
-        if line is not None:
-            write(line)
+_going: set[str] = set()
 
 
-def _writer() -> Callable[[str], None]:
+class Verbose(Observer):
+    """Prints a line for whatever happens in one run, or logs it to `greenroom.verbose` where somebody listens."""
+
+    def __init__(self, run_id: str) -> None:
+        """Print for a run that is about to begin.
+
+        Args:
+            run_id: The run's id.
+        """
+        self._run_id = run_id
+        self._put = _writer(log_fields(run_id))
+
+    def _write(self, line: str) -> None:
+        self._put(f"{self._run_id} {line}" if len(_going) > 1 else line)
+
+    def run_started(self, run: RunRecord) -> None:
+        _going.add(self._run_id)
+
+    def run_idle(self, run: RunRecord) -> None:
+        self._write("[idle]")
+
+    def run_ended(self, run: RunRecord) -> None:
+        assert run.outcome is not None
+        self._write(f"[result] {run.outcome.event!r}")
+        _going.discard(self._run_id)
+
+    def event_routed(self, run: RunRecord, event: Event, step: str, is_queued: bool) -> None:
+        self._write(f"[tick] add: {type(event).__name__} -> {step}")
+        if is_queued:
+            self._write(f"[{step}] enqueued (waiting for capacity)")
+
+    def event_streamed(self, run: RunRecord, event: Event) -> None:
+        if not isinstance(event, StopEvent):
+            self._write(f"[stream] {type(event).__name__}")
+
+    def event_held(self, run: RunRecord, event: Event) -> None:
+        self._write(f"[unhandled] {type(event).__name__}: it is kept for a wait")
+
+    def dead_letter(self, run: RunRecord, letter: DeadLetter) -> None:
+        self._write(f"[unhandled] {type(letter.event).__name__}: {letter.reason}")
+
+    def step_started(self, attempt: AttemptRecord) -> None:
+        self._write(f"{_worker(attempt)} started from {type(attempt.event).__name__}")
+
+    def step_ended(self, attempt: AttemptRecord) -> None:
+        if attempt.end == "completed":
+            how = f"complete with {attempt.output_name or 'no result'}"
+        else:
+            how = (attempt.end or "") if attempt.error is None else f"{attempt.end} with {attempt.error!r}"
+        self._write(f"{_worker(attempt)} {how}")
+
+    def step_retried(self, run: RunRecord, step: str, invocation: int, delay: float) -> None:
+        self._write(f"[{step}] tried again in {delay:g} s")
+
+    def wait_started(self, wait: WaitRecord) -> None:
+        self._write(f"{_worker(wait.attempt)} waits for {wait.event_type.__name__}")
+
+    def wait_ended(self, wait: WaitRecord) -> None:
+        how = wait.end if wait.answer is None else f"answered with {type(wait.answer).__name__}"
+        self._write(f"{_worker(wait.attempt)} wait for {wait.event_type.__name__} {how}")
+
+
+def _worker(attempt: AttemptRecord) -> str:
+    return f"[{attempt.step}:{attempt.worker}]"
+
+
+def _writer(fields: dict[str, Any]) -> Callable[[str], None]:
     if logger.isEnabledFor(logging.DEBUG):
-        return logger.debug
+        return lambda line: logger.debug("%s", line, extra=fields)
     if logger.isEnabledFor(logging.INFO):
-        return logger.info
-    return lambda line: print(line, flush=True)
+        return lambda line: logger.info("%s", line, extra=fields)
+    # In one piece: several threads write.
+    return lambda line: print(line + "\n", end="", flush=True)
 
 
 def describe(event: Event) -> str | None:
-    """Return a line that tells of an event; None where it is not worth one."""
+    """Return a line that tells of an event of a stream, internal ones included; None where it is not worth one."""
     match event:
         case StepStateChanged(step_state=StepState.RUNNING):
             return f"[{event.name}:{event.worker_id}] started from {event.input_event_name}"

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, cast
 
 from pydantic import ValidationError
 
-from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.durable import Begin, DurableSupervisor
+from greenroom.actors.observed import ObservedDurableSupervisor, ObservedSupervisor
 from greenroom.actors.root import RunAdmitted
 from greenroom.actors.stream import StreamActor, StreamLog
 from greenroom.actors.supervisor import RunSupervisor
@@ -28,13 +28,15 @@ from greenroom.facts import CancelAsked, Inspect, Outcome, Recovered, RunResumed
 from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.keeper import RunKeeper
+from greenroom.logging import run_log
+from greenroom.observer import Observers
 from greenroom.ports import RestingPort
 from greenroom.run_state import OnStuck, RunState, failed_outcome
 from greenroom.runtime import Runtime, _current, current_runtime
 from greenroom.snapshot import registry_for
 from greenroom.steps import describe, read_step, step_options
 from greenroom.stores import FIRST_FENCE
-from greenroom.verbose import print_progress
+from greenroom.verbose import Verbose
 
 __all__ = ["Workflow"]
 
@@ -274,14 +276,15 @@ class Workflow:
         self, runtime: Runtime, state: RunState, fence: int = FIRST_FENCE, next_seq: int = 1
     ) -> RunSupervisor:
         parts = (runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking)
-        if runtime.keeper is None:
-            return RunSupervisor(*parts)
-        return DurableSupervisor(*parts, runtime.keeper, registry_for(self._graph), fence, next_seq)
+        observers, keeper = self._observers(runtime, state.run_id), runtime.keeper
+        if keeper is None:
+            return ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
+        kept = (keeper, registry_for(self._graph), fence, next_seq)
+        if observers:
+            return ObservedDurableSupervisor(observers, *parts, *kept)
+        return DurableSupervisor(*parts, *kept)
 
     def _let_begin(self, runtime: Runtime, handler: Handler, supervisor: RunSupervisor, begins: Any) -> None:
-        if self._verbose:
-            supervisor.exposed = True
-            runtime.dispatcher.execute(Unlimited(lambda: print_progress(handler)))
         if self._num_concurrent_runs is None:
             supervisor.actor_ref.tell(begins)
         else:
@@ -317,6 +320,13 @@ class Workflow:
         )
         handler.finish(outcome)
         return handler
+
+    def _observers(self, runtime: Runtime, run_id: str) -> Observers:
+        observers = runtime.observers
+        if self._verbose:
+            observers = observers.and_also(Verbose(run_id))
+        log = run_log()
+        return observers if log is None else observers.and_also(log)
 
     def _check_context(self, ctx: Any) -> bool:
         """Return whether the context has unfinished work to resume; raise if it cannot be run."""

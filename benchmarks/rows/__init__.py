@@ -7,6 +7,7 @@ from benchmarks.rows.blocking import SideBySide
 from benchmarks.rows.fan_out import FanOut100, FanOut1000, FanOut10000
 from benchmarks.rows.hops import AsyncHop, DefHop
 from benchmarks.rows.memory import RetainedMemory
+from benchmarks.rows.observed import ObservedHop
 from benchmarks.rows.runs import OneStepRun
 from benchmarks.rows.streams import Stream1, Stream50
 from benchmarks.rows.waits import ParkAndResume, SnapshotAfterLoop, StreamPastParked
@@ -25,4 +26,5 @@ ROWS: tuple[type[Row], ...] = (
     SnapshotAfterLoop,
     ParkAndResume,
     StreamPastParked,
+    ObservedHop,
 )

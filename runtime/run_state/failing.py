@@ -87,6 +87,6 @@ def step_timed_out(state: RunState, number: int, attempt: int, at: datetime, now
     if state.current(number, attempt) is None:
         return
     spec = state.invocations[number].spec
-    effects.append(CancelInvocation(spec.name, number, attempt))
     error = StepTimeoutError(f"step '{spec.name}' took longer than its timeout of {spec.options.timeout} seconds")
+    effects.append(CancelInvocation(spec.name, number, attempt, error))
     failed(state, Failed(number, attempt, error, at), now, effects)

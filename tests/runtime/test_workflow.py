@@ -1,7 +1,6 @@
 """What a workflow is and how it runs, through the public API."""
 
 import contextvars
-import logging
 import threading
 from typing import Optional, Union
 
@@ -760,86 +759,6 @@ def internal_until_idle(stream: object) -> list[Event]:
         if type(event).__name__ == "WorkflowIdleEvent":
             break
     return seen
-
-
-# -- verbose -----------------------------------------------------------------------------------------------------------
-
-
-class Loud(Workflow):
-    """Two steps, one of which streams and sends to nobody."""
-
-    @step(num_workers=1)
-    def first(self, ctx: Context, ev: StartEvent) -> Middle | None:
-        ctx.write_event_to_stream(Detail(n=1))
-        ctx.send_event(Middle(n=1))
-        return Middle(n=2)
-
-    @step(num_workers=1)
-    async def second(self, ctx: aio.Context, ev: Middle) -> StopEvent | None:
-        return ctx.collect_events(ev, [Middle, Middle]) and StopEvent(result="done")
-
-
-LOUD = [
-    "[first:0] started from StartEvent",
-    "[stream] Detail",
-    "[second:0] started from Middle",
-    "[first:0] complete with Middle",
-    "[second] enqueued (waiting for capacity)",
-    "[second:0] complete with no result",
-    "[second:0] started from Middle",
-    "[second:0] complete with StopEvent",
-    "[result] StopEvent(result='done')",
-]
-
-
-def test_verbose_prints_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
-    """A verbose run prints a line for all that happens in it, complete when its runtime has shut down."""
-    with Runtime():
-        assert Loud(verbose=True).run().result(DEADLINE) == "done"
-    printed = capsys.readouterr().out.splitlines()
-    assert sorted(printed) == sorted(LOUD)
-    assert printed[0] == LOUD[0]
-    assert printed[-1] == LOUD[-1]
-
-
-@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
-def test_verbose_logs_where_somebody_listens(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, level: int
-) -> None:
-    """Where the logger greenroom.verbose is enabled the lines go there, and nothing is printed."""
-    with caplog.at_level(level, logger="greenroom.verbose"), Runtime():
-        Loud(verbose=True).run().result(DEADLINE)
-    records = [record for record in caplog.records if record.name == "greenroom.verbose"]
-    assert sorted(record.getMessage() for record in records) == sorted(LOUD)
-    assert {record.levelno for record in records} == {level}
-    assert capsys.readouterr().out == ""
-
-
-def test_verbose_leaves_no_line_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """However fast a run is, verbose prints all of it from the first line."""
-
-    class Loop(Workflow):
-        @step
-        def one(self, ev: StartEvent | Middle) -> Middle | StopEvent:
-            n = ev.get("n", 0)
-            return StopEvent() if n == 2000 else Middle(n=n + 1)
-
-    with Runtime():
-        Loop(verbose=True).run().result(DEADLINE)
-    assert len(capsys.readouterr().out.splitlines()) == 2 * 2001 + 1
-
-
-def test_a_quiet_run_prints_nothing(flow: Flavour, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without verbose nothing is written anywhere."""
-
-    class Quiet(Workflow):
-        @flow.step
-        async def one(self, ev: StartEvent) -> StopEvent:
-            return StopEvent()
-
-    with Runtime():
-        Quiet().run().result(DEADLINE)
-    assert capsys.readouterr() == ("", "")
 
 
 # -- runtimes ----------------------------------------------------------------------------------------------------------
