@@ -10,7 +10,7 @@ import pytest
 
 from greenroom import Workflow
 from greenroom.checkpoint import dump_checkpoint, load_checkpoint
-from greenroom.facts import Recovered
+from greenroom.facts import Recovered, StartInvocation
 from greenroom.journal import encode_fact, is_recorded, pack_record, replay
 from greenroom.run_state import RunState
 from greenroom.snapshot import registry_for
@@ -79,8 +79,8 @@ def test_facts_that_are_replayed_give_the_same_run(
         assert state.outcome.result == result
 
 
-def test_a_recovered_run_starts_its_unfinished_bodies_again() -> None:
-    """In the order they had begun, with new attempts, so that what the dead process may still say is turned away."""
+def test_a_recovered_run_starts_again_what_was_at_work_and_leaves_what_waits() -> None:
+    """With new attempts, so that what the dead process may still say is turned away."""
     kept = Kept()
     with SeededRuntime(1) as runtime, journal_kept(kept):
         handler = Approvals([]).run()
@@ -88,9 +88,18 @@ def test_a_recovered_run_starts_its_unfinished_bodies_again() -> None:
         handler.cancel_run()
     graph = Approvals([])._graph
     registry = registry_for(graph)
-    state, _ = load_checkpoint(graph, kept.checkpoints[-1], registry, timeout=None, on_stuck="fail")
-    attempts = {number: invocation.attempt for number, invocation in state.invocations.items()}
-    effects = state.apply(Recovered(0.0), 1.0)
-    started = [effect.invocation for effect in effects if type(effect).__name__ == "StartInvocation"]
-    assert started
-    assert all(invocation.attempt == attempts[invocation.number] + 1 for invocation in started)
+    begun = waiting = 0
+    for checkpoint in kept.checkpoints:
+        state, _ = load_checkpoint(graph, checkpoint, registry, timeout=None, on_stuck="fail")
+        attempts = {number: invocation.attempt for number, invocation in state.invocations.items()}
+        at_work = {number for number, invocation in state.invocations.items() if invocation.worker is not None}
+        parked = {number for number, invocation in state.invocations.items() if invocation.parked_at is not None}
+        effects = state.apply(Recovered(0.0), 1.0)
+        started = {e.invocation.number for e in effects if isinstance(e, StartInvocation)}
+        assert at_work <= started
+        assert not parked & started
+        assert state.parked == len(parked)
+        assert all(inv.attempt == attempts[number] + 1 for number, inv in state.invocations.items())
+        begun, waiting = begun + len(started), waiting + len(parked)
+    assert begun
+    assert waiting
