@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Catch", "ContextBase", "StepOptions", "StepSpec", "catch_error", "describe", "step", "step_options"]
 
+DEFAULT_WORKERS = 4
 GRAPH_CHECKS = ("reachability", "terminal_event", "dead_end")
 STEP_GRAPH_CHECKS = ("reachability", "dead_end")
 
@@ -149,7 +150,7 @@ def step(func: _F) -> _F: ...
 def step(
     *,
     workflow: type | None = None,
-    num_workers: int = 4,
+    num_workers: int = DEFAULT_WORKERS,
     retry_policy: RetryPolicy | None = None,
     timeout: float | None = None,
     skip_graph_checks: list[Literal["reachability", "dead_end"]] | None = None,
@@ -160,7 +161,7 @@ def step(
     func: Any = None,
     *,
     workflow: type | None = None,
-    num_workers: int = 4,
+    num_workers: int = DEFAULT_WORKERS,
     retry_policy: RetryPolicy | None = None,
     timeout: float | None = None,
     skip_graph_checks: list[Literal["reachability", "dead_end"]] | None = None,

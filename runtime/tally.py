@@ -1,0 +1,74 @@
+"""How often what has happened in a run: numbers for its drawing, in memory that does not grow with the run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, Literal, get_args
+
+from greenroom.events import Event
+from greenroom.graph import Graph
+
+__all__ = ["Deed", "EventKey", "Tally"]
+
+Deed = Literal["failed", "retried", "cut_off", "dropped", "sent", "asked", "answered", "awaited", "outside"]
+EventKey = type[Event] | str | None
+"""A class of event; by its name, where it was counted before the run was put away; or none."""
+
+
+class Tally:
+    """The counts of a run. Classes are the keys, not their names: one of these is written at every hop.
+
+    Attributes:
+        finished: Invocations that returned, by step, event taken and event returned.
+        deeds: All else, by what it is, step and event. "failed", "retried", "cut_off" (by the end of the run) and
+            "dropped" (by the end, before they began) count invocations by the event taken; "sent" and "awaited" count
+            events; "asked" and "answered" count the questions of a step's body; "outside" has no step.
+    """
+
+    __slots__ = ("deeds", "finished")
+
+    def __init__(self) -> None:
+        self.finished: defaultdict[tuple[str, EventKey, EventKey], int] = defaultdict(int)
+        self.deeds: defaultdict[tuple[Deed, str, EventKey], int] = defaultdict(int)
+
+    def copy(self) -> Tally:
+        """Return a tally that goes on from here."""
+        tally = Tally()
+        tally.finished.update(self.finished)
+        tally.deeds.update(self.deeds)
+        return tally
+
+    def dump(self, graph: Graph) -> list[list[Any]]:
+        """Return the tally as plain lists, with the names of the events as the graph has them."""
+        rows: list[list[Any]] = [
+            ["finished", step, event_name(graph, taken), event_name(graph, returned), count]
+            for (step, taken, returned), count in self.finished.items()
+        ]
+        return rows + [
+            [what, step, event_name(graph, key), None, count] for (what, step, key), count in self.deeds.items()
+        ]
+
+    @classmethod
+    def load(cls, rows: list[Any]) -> Tally:
+        """Return the tally of `dump`.
+
+        Raises:
+            ValueError: If the rows are not those of a tally.
+        """
+        tally = cls()
+        for what, step, event, returned, count in rows:
+            names = (step, *(name for name in (event, returned) if name is not None))
+            if not all(isinstance(name, str) for name in names) or type(count) is not int or count < 0:
+                raise ValueError("the tally holds what is no count")
+            if what == "finished":
+                tally.finished[step, event, returned] += count
+            elif what in get_args(Deed):
+                tally.deeds[what, step, event] += count
+            else:
+                raise ValueError(f"the tally counts {what!r}")
+        return tally
+
+
+def event_name(graph: Graph, key: EventKey) -> str | None:
+    """Return the name of an event in the graph."""
+    return graph.event_id(key) if isinstance(key, type) else key
