@@ -137,6 +137,19 @@ class StepSpec:
                     f" {self._declared()}"
                 )
 
+    def signature(self) -> str:
+        """Return how the step is written, without defaults and resources."""
+        names = " | ".join(cls.__name__ for cls in self.accepts)
+        if isinstance(self.gather, Join):
+            pairs = zip(self.gather.parameters, self.gather.classes, strict=True)
+            events = [f"{name}: {cls.__name__}" for name, cls in pairs]
+        elif self.gather is not None and self.gather.limit is not None:
+            events = [f"{self.event_parameter}: Annotated[list[{names}], Collect(Take({self.gather.limit}))]"]
+        else:
+            events = [f"{self.event_parameter}: {names if self.gather is None else f'list[{names}]'}"]
+        context = [] if self.context_parameter is None else [f"{self.context_parameter}: Context"]
+        return f"{'async ' * self.is_async}def {self.name}({', '.join(context + events)}) -> {self._declared()}"
+
     def _declared(self) -> str:
         lists = [f"list[{' | '.join(cls.__name__ for cls in self.returns_lists_of)}]"] if self.returns_lists_of else []
         return " | ".join(lists + [cls.__name__ for cls in self.returns] + ["None"] * self.returns_none)

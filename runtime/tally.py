@@ -10,7 +10,9 @@ from greenroom.graph import Graph
 
 __all__ = ["Deed", "EventKey", "Tally"]
 
-Deed = Literal["failed", "retried", "cut_off", "dropped", "sent", "asked", "answered", "awaited", "outside"]
+Deed = Literal[
+    "failed", "caught", "retried", "cut_off", "dropped", "sent", "gathered", "asked", "answered", "awaited", "outside"
+]
 EventKey = type[Event] | str | None
 """A class of event; by its name, where it was counted before the run was put away; or none."""
 
@@ -20,9 +22,10 @@ class Tally:
 
     Attributes:
         finished: Invocations that returned, by step, event taken and event returned.
-        deeds: All else, by what it is, step and event. "failed", "retried", "cut_off" (by the end of the run) and
-            "dropped" (by the end, before they began) count invocations by the event taken; "sent" and "awaited" count
-            events; "asked" and "answered" count the questions of a step's body; "outside" has no step.
+        deeds: All else, by what it is, step and event. "failed", "caught" (by a `@catch_error` step), "retried",
+            "cut_off" (by the end of the run) and "dropped" (by the end, before they began) count invocations by the
+            event taken; "sent", "gathered" (into a list) and "awaited" count events; "asked" and "answered" count the
+            questions of a step's body; "outside" has no step.
     """
 
     __slots__ = ("deeds", "finished")
@@ -49,7 +52,7 @@ class Tally:
         ]
 
     @classmethod
-    def load(cls, rows: list[Any]) -> Tally:
+    def load(cls, rows: list[Any], graph: Graph) -> Tally:
         """Return the tally of `dump`.
 
         Raises:
@@ -57,8 +60,9 @@ class Tally:
         """
         tally = cls()
         for what, step, event, returned, count in rows:
-            names = (step, *(name for name in (event, returned) if name is not None))
-            if not all(isinstance(name, str) for name in names) or type(count) is not int or count < 0:
+            has_names = all(name is None or isinstance(name, str) for name in (event, returned))
+            has_step = step == "" if what == "outside" else step in graph.steps
+            if not (has_names and has_step) or type(count) is not int or count < 0:
                 raise ValueError("the tally holds what is no count")
             if what == "finished":
                 tally.finished[step, event, returned] += count

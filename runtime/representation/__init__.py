@@ -105,7 +105,8 @@ def draw_all_possible_flows_mermaid(
         ...     @step
         ...     def greet(self, ev: StartEvent) -> StopEvent:
         ...         return StopEvent(result="Hello")
-        >>> print("\\n".join(draw_all_possible_flows_mermaid(Greet, filename=None).splitlines()[:6]))
+        >>> for line in draw_all_possible_flows_mermaid(Greet, filename=None).splitlines()[:6]:
+        ...     print(line)
         flowchart TD
             n0(["StartEvent"])
             n1["greet"]

@@ -209,9 +209,9 @@ class _Reader(ast.NodeVisitor):
         """Follow a call that hands the context on, to a method of the workflow or a function of the program."""
         called: Any = None
         bound = 0
-        if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-            if node.func.value.id in ("self", "cls"):
-                called, bound = self._methods.get(node.func.attr), 1
+        match node.func:
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=method):
+                called, bound = self._methods.get(method), 1
         if called is None:
             called, bound = self._value(node.func), 0
         if not isinstance(called, types.FunctionType) or len(self._callers) > _MAX_DEPTH:

@@ -22,7 +22,7 @@ from greenroom.representation.nodes import (
 )
 from greenroom.steps import StepSpec
 
-__all__ = ["PERSON", "SENDER", "build_graph"]
+__all__ = ["PERSON", "SENDER", "build_graph", "mark_loops"]
 
 PERSON = "external_step"  # who is asked; for questions asked in the body of a step: `external_step.<step>`
 SENDER = "external_sender"
@@ -67,7 +67,7 @@ class _Builder:
         order = _flow_order(self._nodes, edges, [graph.event_id(graph.start_event_class), *self._nodes])
         nodes = [self._nodes[node_id] for node_id in order]
         edges.sort(key=lambda edge: (order[edge.source], order[edge.target]))
-        _mark_loops(nodes, edges)
+        mark_loops(nodes, edges)
         return WorkflowGraph(
             name=graph.name, nodes=nodes, edges=edges, description=graph.description, faults=graph.find_faults()
         )
@@ -83,9 +83,9 @@ class _Builder:
         return event_id
 
     def _link_step(self, spec: StepSpec, body: BodyFacts) -> None:
-        for cls in spec.returns:
+        for cls in spec.emits:
             event_id = self._graph.event_id(cls)
-            self._link(spec.name, event_id, "returns", body.sends.get(cls, False))
+            self._link(spec.name, event_id, "returns", body.sends.get(cls, False) or cls in spec.returns_lists_of)
             self._made.add(event_id)
         for cls, many in body.sends.items():
             event_id = self._add_class(cls)
@@ -97,6 +97,10 @@ class _Builder:
             person = self._add_person(f"{PERSON}.{spec.name}", body.questions, body.answers)
             self._link(spec.name, person, "asks")
             self._link(person, spec.name, "answers")
+        # The failures of steps that a handler names; lines from every step would hide all others.
+        handler = self._graph.handlers.get(spec.name)
+        if handler is not None and handler.options.catches is not None and handler.options.catches.for_steps:
+            self._link(spec.name, self._graph.event_id(StepFailedEvent), "fails")
 
     def _add_person(self, node_id: str, questions: Iterable[type[Event]], answers: Iterable[type[Event]]) -> str:
         self._nodes[node_id] = WorkflowExternalNode(
@@ -133,21 +137,23 @@ class _Builder:
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
     def _step_node(self, spec: StepSpec, body: BodyFacts) -> WorkflowStepNode:
-        asks = bool(body.questions) or any(issubclass(cls, InputRequiredEvent) for cls in (*spec.returns, *body.sends))
+        asks = bool(body.questions) or any(issubclass(cls, InputRequiredEvent) for cls in (*spec.emits, *body.sends))
         function = function_of(spec, self._graph.functions)
-        policy = spec.options.retry_policy
+        policy, catches = spec.options.retry_policy, spec.options.catches
+        caught = [name for name, handler in self._graph.handlers.items() if handler is spec]
         return WorkflowStepNode(
             id=spec.name,
             label=spec.name,
             description=inspect.getdoc(function),
-            signature=_signature(spec),
+            signature=spec.signature(),
             is_async=spec.is_async,
             num_workers=spec.options.num_workers,
             retry_policy=None if policy is None else repr(policy),
             timeout=spec.options.timeout,
             asks_people=asks,
-            fans_out=body.fans_out,
-            collects=body.collects,
+            fans_out=body.fans_out or bool(spec.returns_lists_of),
+            collects=body.collects or spec.gather is not None,
+            catches=None if catches is None else sorted(caught),
         )
 
     def _event_node(self, event_id: str, cls: type[Event]) -> WorkflowEventNode:
@@ -162,13 +168,6 @@ class _Builder:
             produced_by=[name for name in self._graph.steps if name in makers],
             role=_role(cls),
         )
-
-
-def _signature(spec: StepSpec) -> str:
-    parameters = [] if spec.context_parameter is None else [f"{spec.context_parameter}: Context"]
-    parameters.append(f"{spec.event_parameter}: {' | '.join(cls.__name__ for cls in spec.accepts)}")
-    returns = " | ".join([cls.__name__ for cls in spec.returns] + ["None"] * spec.returns_none)
-    return f"{'async ' * spec.is_async}def {spec.name}({', '.join(parameters)}) -> {returns}"
 
 
 def _role(cls: type[Event]) -> Literal["start", "stop", "question", "answer", "plain"]:
@@ -205,7 +204,7 @@ def _flow_order(nodes: Iterable[str], edges: Iterable[WorkflowGraphEdge], entrie
     return order
 
 
-def _mark_loops(nodes: Iterable[WorkflowGraphNode], edges: Iterable[WorkflowGraphEdge]) -> None:
+def mark_loops(nodes: Iterable[WorkflowGraphNode], edges: Iterable[WorkflowGraphEdge]) -> None:
     """Mark the edges that lead back to where a walk through the graph has come from.
 
     A step that waits in its body for what it caused goes on where it stands; that is no loop.
@@ -221,13 +220,13 @@ def _mark_loops(nodes: Iterable[WorkflowGraphNode], edges: Iterable[WorkflowGrap
         entered.update(way)
         rest = [iter(leaving[node_id]) for node_id in way]
         while way:
-            edge = next(rest[-1], None)
-            if edge is None:
+            following = next(rest[-1], None)
+            if following is None:
                 left.add(way.pop())
                 rest.pop()
-            elif edge.target in entered:
-                edge.is_loop = edge.target not in left
+            elif following.target in entered:
+                following.is_loop = following.target not in left
             else:
-                entered.add(edge.target)
-                way.append(edge.target)
-                rest.append(iter(leaving[edge.target]))
+                entered.add(following.target)
+                way.append(following.target)
+                rest.append(iter(leaving[following.target]))

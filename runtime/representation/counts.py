@@ -64,6 +64,8 @@ def count(state: RunState) -> RunCounts:
         name = event_name(graph, key) or ""
         if deed == "sent":
             counts.made[step, name] += number
+        elif deed == "gathered":
+            counts.taken[name, step] += number
         elif deed == "awaited":
             counts.awaited[name, step] += number
         elif deed == "outside":
@@ -76,7 +78,8 @@ def count(state: RunState) -> RunCounts:
             counts.steps[step].retried += number
         else:
             counts.taken[name, step] += number
-            counts.steps[step].failed += number * (deed == "failed")
+            counts.steps[step].failed += number * (deed in ("failed", "caught"))
+            counts.steps[step].caught += number * (deed == "caught")
             counts.steps[step].cut_off += number * (deed == "cut_off")
             counts.steps[step].started += number * (deed != "dropped")
     for invocation in state.invocations.values():
@@ -119,6 +122,8 @@ def add_counts(graph: Graph, counts: RunCounts) -> WorkflowGraph:
             edge.count = counts.asked[edge.source] if is_in_body else questions[edge.source]
         elif edge.kind == "answers" and kinds[edge.target] is WorkflowStepNode:
             edge.count = counts.answered[edge.target]
+        elif edge.kind == "fails":
+            edge.count = counts.steps[edge.source].caught
         elif is_outside:
             edge.count = counts.outside[edge.target]
         elif edge.kind in ("returns", "sends"):

@@ -1,10 +1,10 @@
 """Where the boxes of a picture stand, and which way its lines go: layers from top to bottom, after Sugiyama.
 
-Why our own: the page shall open offline, be small, and the same picture shall do for a README, a notebook and a page, so
-it is made in Python, not in the browser. `grandalf` is not kept and under the GPL; Graphviz is a program to install, or
-2 MB of WebAssembly; mermaid.js has 3 MB and elkjs 1.5 MB of script, all of which draw in a browser only. The graphs are
-small, and the classic steps take this page: turn the edges of cycles round, put the nodes in layers, bend long edges
-through the layers between, order each layer for few crossings, and choose x so that edges run straight.
+Why our own: the page shall open offline and be small, and the same picture shall do for a README, a notebook and a
+page, so it is made in Python, not in the browser. `grandalf` is not kept and under the GPL; Graphviz is a program to
+install, or 2 MB of WebAssembly; mermaid.js has 3 MB and elkjs 1.5 MB of script, which draw in a browser only. The
+graphs are small, and the classic steps take this page: turn the edges of cycles round, put the nodes in layers, bend
+long edges through the layers between, order each layer for few crossings, and choose x so that edges run straight.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 __all__ = ["Layout", "lay_out"]
 
@@ -121,14 +122,14 @@ def _find_turned(count: int, edges: Sequence[tuple[int, int]]) -> list[bool]:
         state[start] = 1
         while way:
             node, rest = way[-1]
-            index = next(rest, None)
-            if index is None:
+            edge = next(rest, None)
+            if edge is None:
                 state[node] = 2
                 way.pop()
                 continue
-            target = edges[index][1]
+            target = edges[edge][1]
             if state[target] == 1:
-                turned[index] = True
+                turned[edge] = True
             elif state[target] == 0:
                 state[target] = 1
                 way.append((target, iter(leaving[target])))
@@ -164,7 +165,7 @@ def _chain(cells: list[_Cell], u: int, v: int) -> list[int]:
         cells.append(_Cell(_LANE, 0.0, layer, None))
         chain.append(len(cells) - 1)
     chain.append(v)
-    for upper, lower in zip(chain, chain[1:], strict=False):
+    for upper, lower in pairwise(chain):
         cells[upper].below.append(lower)
         cells[lower].above.append(upper)
     return chain
@@ -203,7 +204,7 @@ def _note_places(layer: list[int], place: list[float]) -> None:
 
 def _count_crossings(cells: list[_Cell], layers: list[list[int]]) -> int:
     crossings = 0
-    for upper, lower in zip(layers, layers[1:], strict=False):
+    for upper, lower in pairwise(layers):
         places = {index: number for number, index in enumerate(lower)}
         seen: list[int] = []
         for index in upper:
@@ -363,7 +364,7 @@ def _route(
 def _ports(
     cells: list[_Cell], sizes: Sequence[tuple[float, float]], ends: list[tuple[int, int, int]]
 ) -> tuple[dict[int, float], set[int]]:
-    """Return the x at which each line meets its box, side by side in the order of where they go; and which are alone."""
+    """Return the x at which each line meets its box, side by side in the order of where they go; and who is alone."""
     at_box: dict[int, list[tuple[float, int]]] = {}
     for box, neighbour, number in ends:
         at_box.setdefault(box, []).append((cells[neighbour].x, number))

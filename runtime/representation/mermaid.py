@@ -40,9 +40,8 @@ def draw_mermaid(picture: Picture) -> str:
     lines += [f"    {numbers[line.source]} {_arrow(line)} {numbers[line.target]}" for line in picture.lines]
     classes: dict[str, list[str]] = {}
     for box in picture.boxes:
-        for name in (box.kind, box.tone):
-            if name in _STYLES:
-                classes.setdefault(name, []).append(numbers[box.id])
+        for style in (box.kind, box.tone):
+            classes.setdefault(style, []).append(numbers[box.id])
     for name in _STYLES:  # in this order: a later class wins
         if name in classes:
             lines += [f"    classDef {name} {_STYLES[name]}", f"    class {','.join(classes[name])} {name}"]
@@ -64,4 +63,4 @@ def _arrow(line: Line) -> str:
 
 def _escape(text: str) -> str:
     """Write as numbers what has a meaning in Mermaid or in HTML."""
-    return re.sub(r"""[^\w .,:;·×|*()?!/+=-]""", lambda found: f"#{ord(found[0])};", " ".join(text.split()))
+    return re.sub(r"[^\w .,:·\u00d7*()?!/+=-]", lambda found: f"#{ord(found[0])};", " ".join(text.split()))

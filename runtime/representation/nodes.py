@@ -48,6 +48,7 @@ class StepCounts(BaseModel):
         started: Invocations whose body has begun; one that was tried again counts once.
         finished: Those that returned.
         failed: Those that raised, and were not tried again.
+        caught: Those of the failed whose error a `@catch_error` step took.
         retried: Attempts that failed and were followed by another.
         running: Those at work now.
         waiting: Those that stand at a wait for an event or a person now.
@@ -58,6 +59,7 @@ class StepCounts(BaseModel):
     started: int = 0
     finished: int = 0
     failed: int = 0
+    caught: int = 0
     retried: int = 0
     running: int = 0
     waiting: int = 0
@@ -76,7 +78,8 @@ class WorkflowStepNode(WorkflowNodeBase):
         timeout: Seconds that an invocation may take, or None.
         asks_people: Whether it may ask a person.
         fans_out: Whether one invocation may send or return several events.
-        collects: Whether it gathers events with `ctx.collect_events`.
+        collects: Whether it takes several events at once, or gathers them with `ctx.collect_events`.
+        catches: The names of the steps whose failures it takes; None for a step that is no `@catch_error` step.
         counts: What a run has done there; None in the graph of a workflow.
     """
 
@@ -89,6 +92,7 @@ class WorkflowStepNode(WorkflowNodeBase):
     asks_people: bool = False
     fans_out: bool = False
     collects: bool = False
+    catches: list[str] | None = None
     counts: StepCounts | None = None
 
 
@@ -143,7 +147,7 @@ class WorkflowGenericNode(WorkflowNodeBase):
 # The last takes whatever node_type the others do not, so the order matters when a dump is read again.
 WorkflowGraphNode = WorkflowStepNode | WorkflowEventNode | WorkflowExternalNode | WorkflowGenericNode
 
-EdgeKind = Literal["returns", "sends", "accepts", "awaits", "asks", "answers", "extends", "follows"]
+EdgeKind = Literal["returns", "sends", "accepts", "awaits", "asks", "answers", "extends", "fails", "follows"]
 
 
 class WorkflowGraphEdge(BaseModel):
@@ -153,9 +157,10 @@ class WorkflowGraphEdge(BaseModel):
         source: The id of the node where it begins.
         target: The id of the node where it ends.
         label: A text to show, or None.
-        kind: A step "returns" an event as annotated, or "sends" it with `ctx.send_event` only; a step "accepts" an event
-            as its input, or "awaits" it in its body; somebody outside is asked ("asks"), "answers" or "sends"; an event
-            is the base of another that a step takes ("extends"); "follows" stands for a way through nodes left out.
+        kind: A step "returns" an event as annotated, or "sends" it with `ctx.send_event` only; it "accepts" an event
+            as its input, or "awaits" it in its body; somebody outside is asked ("asks"), "answers" or "sends"; an
+            event is the base of another that a step takes ("extends"); a step whose failure is caught "fails";
+            "follows" stands for a way through nodes left out.
         many: Whether one invocation may send several events along it.
         is_loop: Whether it closes a cycle: it leads back to what comes before.
         count: How many events went along it in a run; None where no run is told of, or it cannot be known.

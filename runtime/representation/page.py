@@ -17,6 +17,9 @@ _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
 _FRAME_HEIGHT = 560
+_HELP = (
+    "Point at a box to read about it, click to keep it. Drag or scroll to move; Ctrl and the wheel, or pinch, to zoom."
+)
 
 _LEGEND = (
     ("step", "a step", ""),
@@ -80,12 +83,7 @@ def _data(picture: Picture) -> str:
     about = [("", picture.title)]
     if picture.description:
         about.append(("", picture.description))
-    about.append(
-        (
-            "",
-            "Point at a box to read about it, click to keep it. Drag or scroll to move; Ctrl and the wheel, or a pinch, to zoom.",
-        )
-    )
+    about.append(("", _HELP))
     data = {
         "about": about,
         "boxes": [box.details for box in picture.boxes],
@@ -105,9 +103,7 @@ def _legend(picture: Picture) -> str:
     if any(line.is_loop for line in picture.lines):
         rows.append('<div><span class="swatch line of-loop"></span>leads back: a loop</div>')
     if any(line.is_dashed for line in picture.lines):
-        rows.append(
-            '<div><span class="swatch line dashed of-line"></span>seen in the code, not in the annotations</div>'
-        )
+        rows.append('<div><span class="swatch line dashed of-line"></span>not in the annotations</div>')
     return "".join(rows)
 
 

@@ -123,7 +123,8 @@ def make_picture(graph: WorkflowGraph, max_label_length: int | None) -> Picture:
                 edge,
                 limit,
                 is_both_ways=(edge.source, edge.target) in asked,
-                is_dashed=edge.kind in ("awaits", "extends") or (edge.kind == "sends" and edge.source in steps),
+                is_dashed=edge.kind in ("awaits", "extends", "fails")
+                or (edge.kind == "sends" and edge.source in steps),
             )
             for edge in graph.edges
             if (edge.target, edge.source) not in asked
@@ -134,6 +135,8 @@ def make_picture(graph: WorkflowGraph, max_label_length: int | None) -> Picture:
 def _make_line(edge: WorkflowGraphEdge, limit: int, *, is_both_ways: bool, is_dashed: bool) -> Line:
     label = edge.label or ""
     words = [label if len(label) <= limit else f"{label[: limit - 1]}*"] if label else []
+    if edge.kind == "fails":
+        words.append("fails")
     if edge.many:
         words.append("many")
     if edge.count is not None:
@@ -158,13 +161,15 @@ def _make_box(node: WorkflowGraphNode, limit: int) -> Box:
         kind = "step"
         notes += _step_notes(node)
         details.append(("signature", node.signature))
+        if node.catches is not None:
+            details.append(("catches the failures of", "\n".join(node.catches)))
         details += _step_options(node)
         if node.counts is not None:
             notes += _told(node.counts)
             tone = _tone(node.counts)
             details.append(("in this run", _all_counts(node.counts)))
     elif isinstance(node, WorkflowEventNode):
-        kind = node.role if node.role in ("start", "stop") else "event"  # type: ignore[assignment]
+        kind = node.role if node.role in ("start", "stop") else "event"
         details.append(("event", f"class {node.event_type}({', '.join(node.event_types[1:2])})"))
         fields = (node.event_schema or {}).get("properties", {})
         if fields:
@@ -207,7 +212,13 @@ def _step_notes(node: WorkflowStepNode) -> list[str]:
         deeds.append("fans out")
     if node.collects:
         deeds.append("collects")
+    if node.catches is not None:
+        deeds.append(f"catches {_some(node.catches)}")
     return [" · ".join(words) for words in (options, deeds) if words]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) < 3 else f"{len(names)} steps"
 
 
 def _step_options(node: WorkflowStepNode) -> list[tuple[str, str]]:
@@ -223,7 +234,13 @@ def _told(counts: StepCounts) -> list[str]:
     """Return how a step has fared: what has ended, then what goes on."""
     if not counts.started and not counts.queued:
         return ["not reached"]
-    ended = {"done": counts.finished, "failed": counts.failed, "retried": counts.retried, "cut off": counts.cut_off}
+    ended = {
+        "done": counts.finished,
+        "failed": counts.failed - counts.caught,
+        "caught": counts.caught,
+        "retried": counts.retried,
+        "cut off": counts.cut_off,
+    }
     now = {"running": counts.running, "waiting": counts.waiting, "queued": counts.queued}
     lines = [" · ".join(f"{count} {word}" for word, count in words.items() if count) for words in (ended, now)]
     return [line for line in lines if line]

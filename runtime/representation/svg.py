@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from html import escape
+from itertools import pairwise
 
 from greenroom.representation.layout import Point, lay_out
 from greenroom.representation.picture import Box, Line, Picture
@@ -95,7 +96,7 @@ def _draw_line(number: int, line: Line, route: list[Point]) -> str:
 
 def _curve(route: list[Point]) -> str:
     way = [f"M{route[0][0]:.1f} {route[0][1]:.1f}"]
-    for (x0, y0), (x1, y1) in zip(route, route[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(route):
         middle = (y0 + y1) / 2
         way.append(
             f"V{y1:.1f}" if abs(x0 - x1) < 0.05 else f"C{x0:.1f} {middle:.1f} {x1:.1f} {middle:.1f} {x1:.1f} {y1:.1f}"
@@ -162,7 +163,8 @@ _MARKERS = (
     "<defs>"
     + "".join(
         f'<marker id="gr-{name}-tip" viewBox="0 0 8 8" refX="7.2" refY="4" markerWidth="8" markerHeight="8"'
-        f' markerUnits="userSpaceOnUse" orient="auto-start-reverse"><path class="gr-tip-{name}" d="M0 .6 8 4 0 7.4z"/></marker>'
+        f' markerUnits="userSpaceOnUse" orient="auto-start-reverse"><path class="gr-tip-{name}" d="M0 .6 8 4 0 7.4z"/>'
+        "</marker>"
         for name in ("way", "loop", "unused")
     )
     + "</defs>"
