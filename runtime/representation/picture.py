@@ -111,13 +111,15 @@ def make_picture(graph: WorkflowGraph, max_label_length: int | None) -> Picture:
     limit = max_label_length if max_label_length is not None else 10**9
     answered = {(edge.target, edge.source) for edge in graph.edges if edge.kind == "answers"}
     asked = {(edge.source, edge.target) for edge in graph.edges if edge.kind == "asks"} & answered
+    used = {end for edge in graph.edges if edge.count != 0 for end in (edge.source, edge.target)}
+    unused = {node.id for node in graph.nodes} - used if graph.run_id is not None else set()
     steps = {node.id for node in graph.nodes if node.node_type == "step"}
     return Picture(
         title=_clean(graph.name),
         status=_clean(f"run {graph.run_id}: {graph.status}") if graph.run_id is not None else "",
         description=_clean(graph.description or ""),
         faults=tuple(map(_clean, graph.faults)),
-        boxes=tuple(_make_box(node, limit) for node in graph.nodes),
+        boxes=tuple(_make_box(node, limit, is_unused=node.id in unused) for node in graph.nodes),
         lines=tuple(
             _make_line(
                 edge,
@@ -139,7 +141,7 @@ def _make_line(edge: WorkflowGraphEdge, limit: int, *, is_both_ways: bool, is_da
         words.append("fails")
     if edge.many:
         words.append("many")
-    if edge.count is not None:
+    if edge.count:
         words.append(f"{edge.count}×")  # noqa: RUF001 the sign for "times"
     return Line(
         source=edge.source,
@@ -152,9 +154,9 @@ def _make_line(edge: WorkflowGraphEdge, limit: int, *, is_both_ways: bool, is_da
     )
 
 
-def _make_box(node: WorkflowGraphNode, limit: int) -> Box:
+def _make_box(node: WorkflowGraphNode, limit: int, *, is_unused: bool) -> Box:
     kind: BoxKind = "other"
-    tone: Tone = "plain"
+    tone: Tone = "unreached" if is_unused else "plain"
     notes: list[str] = []
     details = [("", node.label)]
     if isinstance(node, WorkflowStepNode):
