@@ -144,8 +144,8 @@ def _make_line(edge: WorkflowGraphEdge, limit: int, *, is_both_ways: bool, is_da
     if edge.count:
         words.append(f"{edge.count}×")  # noqa: RUF001 the sign for "times"
     return Line(
-        source=edge.source,
-        target=edge.target,
+        source=_clean(edge.source),
+        target=_clean(edge.target),
         label=_clean(" ".join(words)),
         is_loop=edge.is_loop,
         is_both_ways=is_both_ways,
@@ -187,7 +187,7 @@ def _make_box(node: WorkflowGraphNode, limit: int, *, is_unused: bool) -> Box:
     if node.description:
         details.append(("", node.description))
     return Box(
-        id=node.id,
+        id=_clean(node.id),
         kind=kind,
         tone=tone,
         title=_clean(node.truncated_label(limit)),
