@@ -54,12 +54,13 @@ def count(state: RunState) -> RunCounts:
     graph = state.graph
     counts = RunCounts(state.run_id, "running" if state.outcome is None else state.outcome.status)
     counts.steps = {name: StepCounts() for name in graph.steps}
-    for (step, taken, returned), number in state.tally.finished.items():
+    for step, taken, returned, number in state.tally.all_finished():
         counts.steps[step].finished += number
         counts.steps[step].started += number
         counts.taken[event_name(graph, taken) or "", step] += number
-        if returned is not None:
-            counts.made[step, event_name(graph, returned) or ""] += number
+        made = event_name(graph, returned)
+        if made is not None:
+            counts.made[step, made] += number
     for (deed, step, key), number in state.tally.deeds.items():
         name = event_name(graph, key) or ""
         if deed == "sent":

@@ -26,7 +26,7 @@ _LOOP_WIDTH = 44.0  # beside a box, for a line from it to itself
 _PORT_SPACE = 26.0
 _CORNER = 14.0
 _SWEEPS = 24
-_WORK = 400_000  # nodes times sweeps: past that, fewer sweeps
+_WORK = 80_000  # nodes times sweeps: past that, fewer sweeps
 
 
 @dataclass(frozen=True, slots=True)

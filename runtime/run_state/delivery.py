@@ -132,7 +132,7 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
     if invocation.waits:
         withdraw_waits(state, invocation, effects)
     if event is None:
-        state.tally.finished[invocation.spec.name, type(invocation.event), None] += 1
+        state.tally.finished[invocation.spec.name][type(invocation.event)][None] += 1
         worker = leave(state, invocation, None, effects)
         serve_queue(state, invocation.spec, worker, now, effects)
         if invocation.lineage is not None:
@@ -140,8 +140,7 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
         return
     event_class = type(event)
     kind = state.graph.kind(event_class)
-    returned = None if isinstance(event, list) else type(event)
-    state.tally.finished[invocation.spec.name, type(invocation.event), returned] += 1
+    state.tally.finished[invocation.spec.name][type(invocation.event)][event_class] += 1
     worker = leave(state, invocation, event_class.__name__, effects)
     if kind is EventKind.STOP:
         end(state, Outcome("completed", cast("StopEvent", event)), effects)
