@@ -248,6 +248,18 @@ def test_the_committed_pictures_are_of_today(name: str, flow: type[Workflow]) ->
     assert (PICTURES / f"{name}.svg").read_text(encoding="utf-8") == flow.graph().to_svg()
 
 
+def test_the_examples_of_the_documentation_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of docs/drawing.md, run as it stands from the checkout, prints the counts of each step."""
+    root = PICTURES.parents[1]
+    monkeypatch.chdir(root)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (root / "docs/drawing.md").read_text(), re.DOTALL | re.MULTILINE)
+    exec(compile("\n".join(blocks), "drawing.md", "exec"), {"__name__": "drawing"})
+    files = len(list((root / "examples/invoices/data/inbox").iterdir()))
+    assert capsys.readouterr().out.startswith(f"[('open_inbox', 1), ('check', {files}), ('gather', {files})")
+
+
 def test_the_functions_of_the_peer_write_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The four functions write what the methods return, under their old names for files."""
     monkeypatch.chdir(tmp_path)
