@@ -69,7 +69,11 @@ class _Builder:
         edges.sort(key=lambda edge: (order[edge.source], order[edge.target]))
         mark_loops(nodes, edges)
         return WorkflowGraph(
-            name=graph.name, nodes=nodes, edges=edges, description=graph.description, faults=graph.find_faults()
+            name=graph.name,
+            nodes=nodes,
+            edges=edges,
+            description=_docstring(graph.description),
+            faults=graph.find_faults(),
         )
 
     # -- edges ---------------------------------------------------------------------------------------------------------
@@ -144,7 +148,7 @@ class _Builder:
         return WorkflowStepNode(
             id=spec.name,
             label=spec.name,
-            description=inspect.getdoc(function),
+            description=_docstring(inspect.getdoc(function)),
             signature=spec.signature(),
             is_async=spec.is_async,
             num_workers=spec.options.num_workers,
@@ -161,13 +165,18 @@ class _Builder:
         return WorkflowEventNode(
             id=event_id,
             label=cls.__name__,
-            description=inspect.cleandoc(cls.__doc__) if cls.__doc__ else None,
+            description=_docstring(inspect.cleandoc(cls.__doc__)) if cls.__doc__ else None,
             event_type=cls.__name__,
             event_types=[base.__name__ for base in cls.__mro__ if issubclass(base, Event)],
             event_schema=_schema(cls),
             produced_by=[name for name in self._graph.steps if name in makers],
             role=_role(cls),
         )
+
+
+def _docstring(text: str | None) -> str | None:
+    """Return a docstring without halves of surrogate pairs, which no JSON can hold."""
+    return None if text is None else text.encode(errors="replace").decode()
 
 
 def _role(cls: type[Event]) -> Literal["start", "stop", "question", "answer", "plain"]:

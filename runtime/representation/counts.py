@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from greenroom.graph import Graph
@@ -134,15 +135,21 @@ def add_counts(graph: Graph, counts: RunCounts) -> WorkflowGraph:
 
 def _add_unforeseen(drawn: WorkflowGraph, counts: RunCounts) -> None:
     """Add the ways that events went though neither annotations nor code had told of them."""
+    foreseen = len(drawn.edges)
     known = {(edge.source, edge.target) for edge in drawn.edges}
     order = {node.id: place for place, node in enumerate(drawn.nodes)}
     events = {node.id for node in drawn.nodes if isinstance(node, WorkflowEventNode)}
-    ways: list[tuple[tuple[str, str], EdgeKind]] = [(way, "sends") for way in counts.made]
-    ways += [(way, "accepts") for way in counts.taken] + [(way, "awaits") for way in counts.awaited]
-    for (source, target), kind in ways:
-        if (source, target) not in known and (target if kind == "sends" else source) in events:
-            drawn.edges.append(WorkflowGraphEdge(source=source, target=target, kind=kind))
-    if len(drawn.edges) > len(known):
+    happened: dict[EdgeKind, Iterable[tuple[str, str]]] = {
+        "sends": counts.made,
+        "accepts": counts.taken,
+        "awaits": counts.awaited,
+    }
+    for kind, ways in happened.items():
+        for source, target in ways:
+            if (source, target) not in known and (target if kind == "sends" else source) in events:
+                known.add((source, target))
+                drawn.edges.append(WorkflowGraphEdge(source=source, target=target, kind=kind))
+    if len(drawn.edges) > foreseen:
         drawn.edges.sort(key=lambda edge: (order[edge.source], order[edge.target]))
         for edge in drawn.edges:
             edge.is_loop = False

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
-
-from pydantic import BaseModel, Field
 
 from greenroom.representation.dot import draw_dot
 from greenroom.representation.mermaid import draw_mermaid
-from greenroom.representation.nodes import WorkflowGraphEdge, WorkflowGraphNode
+from greenroom.representation.nodes import GraphData, WorkflowGraphEdge
 from greenroom.representation.page import draw_frame, draw_page
 from greenroom.representation.picture import Picture, make_picture
 from greenroom.representation.svg import draw_svg
@@ -17,7 +14,7 @@ from greenroom.representation.svg import draw_svg
 __all__ = ["WorkflowGraph"]
 
 
-class WorkflowGraph(BaseModel):
+class WorkflowGraph(GraphData):
     """The steps, events and people of a workflow, and the ways between them.
 
     It is plain data, the same at each call: `model_dump()` gives JSON-able values, `model_validate()` reads them. In a
@@ -44,14 +41,6 @@ class WorkflowGraph(BaseModel):
         >>> print(graph.to_mermaid().splitlines()[0])
         flowchart TD
     """
-
-    name: str
-    nodes: list[Annotated[WorkflowGraphNode, Field(union_mode="left_to_right")]]
-    edges: list[WorkflowGraphEdge]
-    description: str | None = None
-    faults: list[str] = Field(default_factory=list)
-    run_id: str | None = None
-    status: str | None = None
 
     def __repr__(self) -> str:
         kinds: dict[str, int] = {}

@@ -1,12 +1,13 @@
-"""The nodes and edges of a workflow's graph, as data."""
+"""The graph of a workflow as data: its nodes and edges."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 __all__ = [
+    "GraphData",
     "StepCounts",
     "WorkflowEventNode",
     "WorkflowExternalNode",
@@ -173,3 +174,15 @@ class WorkflowGraphEdge(BaseModel):
     many: bool = False
     is_loop: bool = False
     count: int | None = None
+
+
+class GraphData(BaseModel):
+    """A graph without its drawings; see `WorkflowGraph`."""
+
+    name: str
+    nodes: list[Annotated[WorkflowGraphNode, Field(union_mode="left_to_right")]]
+    edges: list[WorkflowGraphEdge]
+    description: str | None = None
+    faults: list[str] = Field(default_factory=list)
+    run_id: str | None = None
+    status: str | None = None

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from greenroom.representation.nodes import (
+    GraphData,
     StepCounts,
     WorkflowEventNode,
     WorkflowExternalNode,
@@ -18,9 +19,6 @@ from greenroom.representation.nodes import (
     WorkflowStepNode,
 )
 from greenroom.steps import DEFAULT_WORKERS
-
-if TYPE_CHECKING:
-    from greenroom.representation.graph import WorkflowGraph
 
 __all__ = ["Box", "BoxKind", "Line", "Picture", "make_picture"]
 
@@ -96,7 +94,7 @@ class Picture:
     lines: tuple[Line, ...]
 
 
-def make_picture(graph: WorkflowGraph, max_label_length: int | None) -> Picture:
+def make_picture(graph: GraphData, max_label_length: int | None) -> Picture:
     """Return what a drawing of a graph shows.
 
     Args:
@@ -203,12 +201,12 @@ def _cut(text: str, limit: int) -> str:
 def _step_notes(node: WorkflowStepNode) -> list[str]:
     """Return what the box of a step says below its name: what it is, then what it does."""
     options = ["async"] if node.is_async else []
-    if node.num_workers != DEFAULT_WORKERS:
+    if node.num_workers != (DEFAULT_WORKERS if node.catches is None else 1):
         options.append("1 worker" if node.num_workers == 1 else f"{node.num_workers} workers")
     if node.retry_policy is not None:
         options.append("retries")
     if node.timeout is not None:
-        options.append(f"{node.timeout:g} s")
+        options.append(f"timeout {node.timeout:g} s")
     deeds = ["asks a person"] if node.asks_people else []
     if node.fans_out:
         deeds.append("fans out")

@@ -191,7 +191,7 @@ def test_the_page_holds_what_is_told_of_a_step() -> None:
     told = dict(map(tuple, data["boxes"][1]))
     assert told["signature"] == "def write(ev: StartEvent) -> Draft"
     assert told["timeout"] == "5 seconds"
-    assert '<script>alert("1 & 2")</script></script> \ufffd[5m \ufffd' in told[""]
+    assert '<script>alert("1 & 2")</script></script> \ufffd[5m ?' in told[""]
 
 
 def test_the_page_shows_faults_and_the_run() -> None:

@@ -256,8 +256,7 @@ def test_an_event_without_a_json_schema_is_drawn() -> None:
 def test_the_graph_is_data(flow: type[Workflow]) -> None:
     """A dump is JSON-able and reads back as the same graph, and two calls give the same."""
     graph = flow.graph()
-    text = graph.model_copy(update={"nodes": [n for n in graph.nodes if "\ud800" not in (n.description or "")]})
-    assert WorkflowGraph.model_validate_json(text.model_dump_json()) == text
+    assert WorkflowGraph.model_validate_json(graph.model_dump_json()) == graph
     assert WorkflowGraph.model_validate(graph.model_dump()) == graph == get_workflow_representation(flow)
 
 
