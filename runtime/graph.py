@@ -43,6 +43,7 @@ class Graph:
         name: The workflow's name, used in messages.
         steps: The steps by name, in alphabetical order.
         functions: The functions of the workflow class, steps and helpers: what they name, a snapshot may build.
+        description: The docstring of the workflow class, or None.
         start_event_class: The one class of event that begins a run.
         stop_event_class: The one class of event that ends a run.
         events: Every class of event that a step takes or returns.
@@ -53,7 +54,9 @@ class Graph:
         handlers: The `@catch_error` step that takes the failures of a step, by that step's name.
     """
 
-    def __init__(self, name: str, steps: Iterable[StepSpec], functions: Iterable[Any] = ()) -> None:
+    def __init__(
+        self, name: str, steps: Iterable[StepSpec], functions: Iterable[Any] = (), description: str | None = None
+    ) -> None:
         """Read the graph.
 
         Raises:
@@ -63,9 +66,11 @@ class Graph:
         """
         self.name = name
         self.functions = tuple(functions)
+        self.description = description
         self.steps: Mapping[str, StepSpec] = {spec.name: spec for spec in sorted(steps, key=lambda spec: spec.name)}
         self._routes: dict[type[Event], tuple[StepSpec, ...]] = {}
         self._kinds: dict[Any, EventKind] = {}
+        self._ids: dict[type[Event], str] = {}
         accepted = {cls for spec in self.steps.values() for cls in spec.accepts}
         returned = {cls for spec in self.steps.values() for cls in spec.emits}
         self._accepted, self._returned = accepted, returned
@@ -101,6 +106,16 @@ class Graph:
             kind = self._kinds[cls] = _find_kind(cls)
         return kind
 
+    def event_id(self, cls: type[Event]) -> str:
+        """Return the name of an event class in the drawing and in the tally of a run.
+
+        It is that of the class or of its nearest base that a step takes or returns. Cheap: asked at every hop.
+        """
+        name = self._ids.get(cls)
+        if name is None:
+            name = self._ids[cls] = self._find_id(cls)
+        return name
+
     def accepts(self, spec: StepSpec, event_class: type[Event]) -> bool:
         """Return whether a step takes events of this class when they are addressed to it by name."""
         return issubclass(event_class, spec.accepts)
@@ -124,6 +139,12 @@ class Graph:
         Raises:
             WorkflowValidationError: With every fault that was found, one a line, each with what to do.
         """
+        faults = self.find_faults(skip)
+        if faults:
+            raise WorkflowValidationError(f"{self.name} cannot work:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+    def find_faults(self, skip: Collection[str] = ()) -> list[str]:
+        """Return what `validate` would raise, a line each."""
         faults = [
             f"step '{spec.name}' cannot accept {cls.__name__}: a stop event ends the run, no step sees it"
             for spec in self.steps.values()
@@ -147,8 +168,7 @@ class Graph:
         # Connections come first: with an event unmade or untaken, reachability only repeats the fault.
         if not faults:
             faults += self._check_reachability(skip) + self._check_dead_ends(skip) + self._levels.faults()
-        if faults:
-            raise WorkflowValidationError(f"{self.name} cannot work:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        return faults
 
     def _find_ends(self) -> tuple[type[StartEvent], type[StopEvent]]:
         starts = sorted((c for c in self._accepted if issubclass(c, StartEvent)), key=lambda c: c.__qualname__)
@@ -239,6 +259,12 @@ class Graph:
                 f"{self.name}: the state {state.__name__} cannot be made without arguments; give each of its fields a"
                 f" default: {error}"
             ) from error
+
+    def _find_id(self, cls: type[Event]) -> str:
+        known = next((base for base in cls.__mro__ if base in self._accepted or base in self._returned), cls)
+        name = known.__name__
+        is_taken = name in self.steps or any(name == other.__name__ for other in self.events if other is not known)
+        return f"{known.__module__}.{known.__qualname__}" if is_taken else name
 
     def _find_route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
         if issubclass(event_class, StopEvent):

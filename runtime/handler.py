@@ -30,6 +30,7 @@ from greenroom.ports import current_step, log_fields
 
 if TYPE_CHECKING:
     from greenroom.graph import Graph
+    from greenroom.representation.graph import WorkflowGraph
     from greenroom.runtime import Runtime
     from greenroom.waits import OpenInput
 
@@ -318,6 +319,29 @@ class Handler(concurrent.futures.Future[Any]):
         """Return the events that no step took and none will, oldest first, each with the reason."""
         letters: list[DeadLetter] = self._link.ask(Inspect(lambda state: list(state.dead_letters)))
         return letters
+
+    def graph(self) -> WorkflowGraph:
+        """Return the workflow's graph with what this run has done so far: see `Workflow.graph`.
+
+        Each step says how many invocations have started, finished, failed, been retried, and are running, waiting or
+        queued now; each edge, how many events went along it. A run that was restored goes on counting.
+
+        Example:
+            >>> from greenroom import StartEvent, StopEvent, Workflow, step
+            >>> class Greet(Workflow):
+            ...     @step
+            ...     def greet(self, ev: StartEvent) -> StopEvent:
+            ...         return StopEvent(result="Hello")
+            >>> handler = Greet().run()
+            >>> handler.result()
+            'Hello'
+            >>> graph = handler.graph()
+            >>> graph.status, [node.counts.finished for node in graph.nodes if node.node_type == "step"]
+            ('completed', [1])
+        """
+        from greenroom.representation.counts import add_counts, count  # Few programs draw, and all of them start.
+
+        return add_counts(self._link.graph, self._link.ask(Inspect(count)))
 
     # -- questions, also for the runtime that looks over all its runs --------------------------------------------------
 

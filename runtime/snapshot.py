@@ -42,6 +42,7 @@ from greenroom.lineage import FanOut, Lineage
 from greenroom.retry import RetryInfo
 from greenroom.run_state import RunState
 from greenroom.state import DictState, StateStore
+from greenroom.tally import Tally
 from greenroom.waits import InputEnd, OpenInput, Wait, WaitState
 
 __all__ = ["FORMAT", "dump_snapshot", "load_snapshot", "read_document", "registry_for", "take_document"]
@@ -94,6 +95,7 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         "inputs": [_dump_input(question, now) for question in state.inputs.open.values()],
         "closed_inputs": dict(state.inputs.closed),
         "dead_letters": [[letter.event, letter.reason, letter.step] for letter in state.dead_letters],
+        "tally": state.tally.dump(state.graph),
     }
 
 
@@ -300,6 +302,7 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     state = RunState(graph, _text(document["run_id"]), store=StateStore(graph.state_type, shared))
     state.origin = _text(document["origin"])
     state.published = _count(document["published"])
+    state.tally = Tally.load(document["tally"], graph)
     counters = map(_count, document["next"])
     state.next_invocation, state.next_delayed, state.next_wait, state.next_input, state.next_fan_out = counters
     for item in document["fan_outs"]:

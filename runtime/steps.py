@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Catch", "ContextBase", "StepOptions", "StepSpec", "catch_error", "describe", "step", "step_options"]
 
+DEFAULT_WORKERS = 4
 GRAPH_CHECKS = ("reachability", "terminal_event", "dead_end")
 STEP_GRAPH_CHECKS = ("reachability", "dead_end")
 
@@ -136,6 +137,19 @@ class StepSpec:
                     f" {self._declared()}"
                 )
 
+    def signature(self) -> str:
+        """Return how the step is written, without defaults and resources."""
+        names = " | ".join(cls.__name__ for cls in self.accepts)
+        if isinstance(self.gather, Join):
+            pairs = zip(self.gather.parameters, self.gather.classes, strict=True)
+            events = [f"{name}: {cls.__name__}" for name, cls in pairs]
+        elif self.gather is not None and self.gather.limit is not None:
+            events = [f"{self.event_parameter}: Annotated[list[{names}], Collect(Take({self.gather.limit}))]"]
+        else:
+            events = [f"{self.event_parameter}: {names if self.gather is None else f'list[{names}]'}"]
+        context = [] if self.context_parameter is None else [f"{self.context_parameter}: Context"]
+        return f"{'async ' * self.is_async}def {self.name}({', '.join(context + events)}) -> {self._declared()}"
+
     def _declared(self) -> str:
         lists = [f"list[{' | '.join(cls.__name__ for cls in self.returns_lists_of)}]"] if self.returns_lists_of else []
         return " | ".join(lists + [cls.__name__ for cls in self.returns] + ["None"] * self.returns_none)
@@ -149,7 +163,7 @@ def step(func: _F) -> _F: ...
 def step(
     *,
     workflow: type | None = None,
-    num_workers: int = 4,
+    num_workers: int = DEFAULT_WORKERS,
     retry_policy: RetryPolicy | None = None,
     timeout: float | None = None,
     skip_graph_checks: list[Literal["reachability", "dead_end"]] | None = None,
@@ -160,7 +174,7 @@ def step(
     func: Any = None,
     *,
     workflow: type | None = None,
-    num_workers: int = 4,
+    num_workers: int = DEFAULT_WORKERS,
     retry_policy: RetryPolicy | None = None,
     timeout: float | None = None,
     skip_graph_checks: list[Literal["reachability", "dead_end"]] | None = None,

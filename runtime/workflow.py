@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import ValidationError
 
@@ -37,6 +37,9 @@ from greenroom.snapshot import registry_for
 from greenroom.steps import describe, read_step, step_options
 from greenroom.stores import FIRST_FENCE
 from greenroom.verbose import Verbose
+
+if TYPE_CHECKING:
+    from greenroom.representation.graph import WorkflowGraph
 
 __all__ = ["Workflow"]
 
@@ -133,6 +136,31 @@ class Workflow:
             )
         cls._free_steps[func.__name__] = func
         Workflow._version += 1
+
+    @classmethod
+    def graph(cls) -> WorkflowGraph:
+        """Return the workflow's graph: its steps, events and people, and the ways between them, to read and to draw.
+
+        It needs no object, and is made even where building the workflow would find faults in it, which it lists. In a
+        notebook it shows itself. What a run did is in `handler.graph()`.
+
+        Raises:
+            WorkflowConfigurationError: If there is not exactly one kind of start event and one kind of stop event.
+            WorkflowValidationError: If the signature of a step is wrong.
+
+        Example:
+            >>> from greenroom import StartEvent, StopEvent, Workflow, step
+            >>> class Greet(Workflow):
+            ...     @step
+            ...     def greet(self, ev: StartEvent) -> StopEvent:
+            ...         return StopEvent(result="Hello")
+            >>> Greet.graph()
+            <WorkflowGraph of Greet: 2 events, 1 step>
+            >>> page = Greet.graph().to_html()
+        """
+        from greenroom.representation.build import build_graph  # Few programs draw, and all of them start.
+
+        return build_graph(_graph_of(cls))
 
     @property
     def start_event_class(self) -> type[StartEvent]:
@@ -445,7 +473,7 @@ def _graph_of(cls: type[Workflow]) -> Graph:
                 faults += str(error).splitlines()
         if faults:
             raise WorkflowValidationError(f"{cls.__name__} cannot work:\n" + "\n".join(f"  - {f}" for f in faults))
-        graph = Graph(cls.__name__, specs, _find_functions(cls))
+        graph = Graph(cls.__name__, specs, _find_functions(cls), inspect.cleandoc(cls.__doc__) if cls.__doc__ else None)
         cls._read_graph = (Workflow._version, graph)  # type: ignore[attr-defined]
     return cast("Graph", graph)
 

@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_module(wheel: Path) -> None:
-    """Each .py file of both folders is in the wheel under its greenroom name, with py.typed, and nothing else is."""
+    """Each .py file of both folders is in the wheel under its greenroom name, with what the page needs and py.typed."""
     expected = {
         f"{name}/{module.relative_to(ROOT / folder).as_posix()}"
         for folder, name in PACKAGES.items()
@@ -46,7 +46,8 @@ def test_the_wheel_holds_every_module(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     contained = {name for name in names if ".dist-info/" not in name}
-    assert contained == expected | {"greenroom/py.typed"}
+    data = {"py.typed", "representation/page.css", "representation/page.js"}
+    assert contained == expected | {f"greenroom/{name}" for name in data}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 

@@ -1,4 +1,4 @@
-"""The commands `greenroom run` and `greenroom resume`."""
+"""The commands `greenroom run`, `greenroom resume` and `greenroom graph`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from greenroom.cli.drawing import Format, draw
 from greenroom.cli.faults import CommandError
 from greenroom.cli.saved import check_writable, hold, read_saved
 from greenroom.cli.screen import Screen
@@ -29,7 +30,7 @@ _EPILOG = (
 
 app = typer.Typer(
     name="greenroom",
-    help="Run workflows at a terminal, answer their questions, put them away and go on with them later.",
+    help="Run workflows at a terminal, answer their questions, put them away and go on with them later; draw them.",
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -127,6 +128,36 @@ def resume(
         return Session(made.run(ctx=context), reference, file, _options(timeout), screen)
 
     raise typer.Exit(_carry_out(start, screen, spent=file))
+
+
+_GRAPH_EPILOG = (
+    "Examples:\n\n"
+    "`greenroom graph shop.orders:OrderWorkflow` prints Mermaid\n\n"
+    "`greenroom graph shop.orders:OrderWorkflow --open` writes OrderWorkflow.html and shows it\n\n"
+    "`greenroom graph shop.orders:OrderWorkflow --output docs/orders.svg` writes a picture for a README\n\n"
+    "`greenroom graph shop.orders:OrderWorkflow --format dot | dot -Tpdf > orders.pdf` uses Graphviz"
+)
+
+
+@app.command(epilog=_GRAPH_EPILOG)
+def graph(
+    workflow: Annotated[str, typer.Argument(metavar="MODULE:WORKFLOW", help="A Workflow class, or an object of one.")],
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to draw; by default as FILE ends, and mermaid without one."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write; html goes to WORKFLOW.html.")
+    ] = None,
+    opens: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
+) -> None:
+    """Draw a workflow: its steps and events, who is asked, what loops and what fans out.
+
+    Nothing is run, and no object is made. A workflow that would be refused when it is built is drawn as well; what is
+    wrong with it is told on standard error. The html page stands alone and opens without a network.
+    """
+    raise typer.Exit(draw(workflow, form, output, opens, Screen(as_json=False, verbose=verbose)))
 
 
 def _carry_out(start: Callable[[ExitStack], Session], screen: Screen, spent: Path | None = None) -> int:

@@ -17,11 +17,11 @@ from greenroom.errors import WorkflowValidationError
 from greenroom.events import StartEvent
 from greenroom.workflow import Workflow
 
-__all__ = ["json_or_text", "load_workflow", "make_start_event"]
+__all__ = ["find_workflow", "json_or_text", "load_workflow", "make_start_event"]
 
 
 def load_workflow(reference: str) -> Workflow:
-    """Import a workflow. Modules are looked for in the current directory first.
+    """Import a workflow, and make it if it is a class. Modules are looked for in the current directory first.
 
     Args:
         reference: `module:name`; the name is that of a Workflow class, which is made without arguments, or of an
@@ -29,6 +29,19 @@ def load_workflow(reference: str) -> Workflow:
 
     Raises:
         CommandError: If there is no such module or name, the import fails, or it is no workflow that can be made.
+    """
+    found = find_workflow(reference)
+    return found if isinstance(found, Workflow) else _make(found, reference)
+
+
+def find_workflow(reference: str) -> type[Workflow] | Workflow:
+    """Import a workflow class or an object of one. Modules are looked for in the current directory first.
+
+    Args:
+        reference: `module:name`.
+
+    Raises:
+        CommandError: If there is no such module or name, the import fails, or it is no workflow.
     """
     module_name, colon, name = reference.partition(":")
     if not (module_name and colon and name) or "/" in module_name or module_name.endswith(".py"):
@@ -42,7 +55,7 @@ def load_workflow(reference: str) -> Workflow:
     except AttributeError:
         raise CommandError(f"module '{module_name}' has no '{name}'{_offer(sys.modules[module_name])}") from None
     if isinstance(found, type) and issubclass(found, Workflow) and found is not Workflow:
-        return _make(found, reference)
+        return found
     if isinstance(found, Workflow):
         return found
     what = f"the class {found.__name__}" if isinstance(found, type) else f"an instance of {type(found).__name__}"

@@ -82,6 +82,7 @@ def event_arrived(state: RunState, fact: EventArrived, now: float, effects: list
             effects.append(Answer(fact.asker, None))
             return
         state.dedup_keys.add(fact.dedup_key)
+    state.tally.deeds["outside", "", type(event)] += 1
     if not deliver(state, event, fact.step, None, now, effects):
         state.held.append((event, fact.step))
         state.note_unhandled(event, fact.step)
@@ -96,6 +97,7 @@ def event_sent(state: RunState, fact: EventSent, now: float, effects: list[Effec
             invocation.skips_sends -= 1  # a replay: it was sent before
             return
         invocation.sends += 1
+        state.tally.deeds["sent", invocation.spec.name, type(fact.event)] += 1
         if fact.delay:
             number, state.next_delayed = state.next_delayed, state.next_delayed + 1
             lineage = invocation.lineage
@@ -118,6 +120,7 @@ def event_written(state: RunState, fact: EventWritten, now: float, effects: list
             return
         invocation.writes += 1
         if isinstance(fact.event, InputRequiredEvent):
+            state.tally.deeds["sent", invocation.spec.name, type(fact.event)] += 1
             ask_people(state, fact.event, invocation.spec.name, None, None, now, effects)
         else:
             state.publish(fact.event, effects)
@@ -136,6 +139,7 @@ def responded(state: RunState, fact: Responded, now: float, effects: list[Effect
         end_wait(state, state.waits.by_number[question.wait], fact.event, now, effects)
     else:
         state.inputs.close(question.input_id, "answered")
+        state.tally.deeds["outside", "", type(fact.event)] += 1
         if not deliver(state, fact.event, None, question.lineage, now, effects, closes=False):
             state.held.append((fact.event, None))
         if question.lineage is not None:
@@ -155,6 +159,7 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
     if invocation.waits:
         withdraw_waits(state, invocation, effects)
     if event is None:
+        state.tally.finished[invocation.spec.name][type(invocation.event)][None] += 1
         worker = leave(state, invocation, None, effects)
         serve_queue(state, invocation.spec, worker, now, effects)
         if invocation.lineage is not None:
@@ -162,6 +167,7 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
         return
     event_class = type(event)
     kind = state.graph.kind(event_class)
+    state.tally.finished[invocation.spec.name][type(invocation.event)][event_class] += 1
     worker = leave(state, invocation, event_class.__name__, effects)
     if kind is EventKind.STOP:
         end(state, Outcome("completed", cast("StopEvent", event)), effects)
@@ -171,6 +177,7 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
     if isinstance(event, list):
         inner = open_fan_out(state, invocation.spec, lineage)
         for member in fact.events:
+            state.tally.deeds["sent", invocation.spec.name, type(member)] += 1
             _emit(state, invocation, member, inner, now, effects)
         settle(state, inner, now, effects)
     else:
@@ -229,6 +236,7 @@ def deliver(
             admit(state, state.new_invocation(spec, event, lineage), now, effects)
             taken = True
         elif gather(state, spec, event, lineage, now, effects):
+            state.tally.deeds["gathered", spec.name, type(event)] += 1
             taken = True
     if question is not None and question.lineage is not None:
         settle(state, question.lineage, now, effects)

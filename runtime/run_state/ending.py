@@ -50,6 +50,7 @@ from greenroom.facts import (
 from greenroom.invocation import Invocation
 from greenroom.run_state.answers import answer_into, given_up
 from greenroom.state import StoreCall
+from greenroom.tally import Deed
 from greenroom.waits import WaitBook
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ def put_away(state: RunState) -> None:
 def clear_work(state: RunState) -> None:
     """Account for every event that the end leaves behind."""
     for invocation in state.invocations.values():
+        deed: Deed = "dropped" if invocation.first_started_at is None else "cut_off"
+        state.tally.deeds[deed, invocation.spec.name, type(invocation.event)] += 1
         if invocation.worker is None and invocation.parked_at is None:
             reason = "its retry" if invocation.failures else "the step took it"
             state.bury(invocation.event, f"the run ended before {reason}", invocation.spec.name)

@@ -16,6 +16,7 @@ from greenroom.run_state.ending import fail
 from greenroom.run_state.waiting import withdraw_waits
 from greenroom.run_state.work import admit, leave, serve_queue
 from greenroom.steps import StepSpec
+from greenroom.tally import Deed
 
 if TYPE_CHECKING:
     from greenroom.run_state.state import RunState
@@ -45,6 +46,8 @@ def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> 
         if invocation.waits:
             withdraw_waits(state, invocation, effects)
         handler = handler_for(state, invocation, error)
+        deed: Deed = "failed" if handler is None else "caught"
+        state.tally.deeds[deed, invocation.spec.name, type(invocation.event)] += 1
         if handler is not None:
             event = StepFailedEvent(
                 step_name=invocation.spec.name,
@@ -62,6 +65,7 @@ def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> 
         else:
             fail(state, error, effects, invocation.spec.name, failures, elapsed)
         return
+    state.tally.deeds["retried", invocation.spec.name, type(invocation.event)] += 1
     invocation.attempt += 1
     invocation.failures = failures
     invocation.sends = invocation.writes = 0  # A retry does these again; its waits and collections are answered.

@@ -23,6 +23,7 @@ from greenroom.run_state.notes import Note, unhandled
 from greenroom.run_state.rules import RULES
 from greenroom.state import StateStore
 from greenroom.steps import StepSpec
+from greenroom.tally import Tally
 from greenroom.waits import InputBook, WaitBook
 
 MAX_DEAD_LETTERS = 10_000
@@ -48,6 +49,7 @@ class RunState:
         published: How many events the stream has: the next offset.
         notes: The newest internal events, not yet built: each with the offset at which it belongs.
         outcome: How the run ended, or None.
+        tally: How often what has happened.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class RunState:
         self.idle_noted = False
         self.drain_error: BaseException | None = None
         self.successor: str | None = None
+        self.tally = Tally()
 
     @property
     def active_steps(self) -> list[str]:
@@ -134,6 +137,7 @@ class RunState:
         if unfinished:
             state.published = self.published
             state.dead_letters.extend(self.dead_letters)
+            state.tally = self.tally.copy()
             state.invocations, self.invocations = self.invocations, {}
             state.held, self.held = self.held, []
             state.inputs, self.inputs = self.inputs, InputBook()

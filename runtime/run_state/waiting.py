@@ -65,6 +65,7 @@ def new_wait(state: RunState, invocation: Invocation, fact: WaitAsked, now: floa
         effects.append(SetTimer(("wait", number), deadline))
     if fact.request is not None:
         if fact.is_question:
+            state.tally.deeds["asked", wait.step, None] += 1
             ask_people(state, fact.request, wait.step, wait, None, now, effects)
         else:
             state.publish(fact.request, effects)
@@ -90,6 +91,10 @@ def end_wait(state: RunState, wait: Wait, event: Event | None, now: float, effec
     if wait.deadline is not None:
         effects.append(DropTimer(("wait", wait.number)))
     state.inputs.close(wait.input_id, "expired" if event is None else "answered")
+    if event is not None and wait.input_id is not None:
+        state.tally.deeds["answered", wait.step, None] += 1
+    elif event is not None:
+        state.tally.deeds["awaited", wait.step, type(event)] += 1
     invocation = state.invocations[wait.invocation]
     if invocation.parked_at is None:
         # It runs, as one that waits in several tasks at once, or its next attempt will be answered from the log.
