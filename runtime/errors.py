@@ -15,12 +15,24 @@ __all__ = [
     "InputError",
     "InputExpiredError",
     "InvalidResponseError",
+    "JournalGapError",
+    "RunEndedError",
+    "RunExistsError",
     "RuntimeForkedError",
     "RuntimeShutdownError",
+    "StaleOwnerError",
     "StepCancelled",
     "StepPassivated",
     "StepTimeoutError",
+    "StoreBusyError",
+    "StoreDamagedError",
+    "StoreError",
+    "StoreFullError",
+    "StoreReadOnlyError",
+    "StoreUnavailableError",
+    "StoreVersionError",
     "UnknownInputError",
+    "UnknownRunError",
     "WorkflowCancelledByUser",
     "WorkflowConfigurationError",
     "WorkflowRuntimeError",
@@ -100,6 +112,54 @@ class RuntimeShutdownError(GreenroomError):
 
 class RuntimeForkedError(GreenroomError):
     """A runtime or a handler of the parent process was used in a forked child."""
+
+
+class StoreError(GreenroomError):
+    """A store could not do what it was asked to. Unless a subclass says otherwise, nothing of it was done."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer Greenroom, or by another program. Nothing in it was touched."""
+
+
+class StoreFullError(StoreError):
+    """There is no room left on the store's disk. Once there is room again, the store works again."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The store may not be written to."""
+
+
+class StoreBusyError(StoreError):
+    """Another process has kept the store locked for longer than the store's timeout."""
+
+
+class StoreDamagedError(StoreError):
+    """The store, or what it keeps of a run, is not what was written to it."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached. What became of the last commit is not known; giving the same one again is safe."""
+
+
+class UnknownRunError(StoreError):
+    """The store knows no run of this id."""
+
+
+class RunExistsError(StoreError):
+    """The store has a run of this id already."""
+
+
+class RunEndedError(StoreError):
+    """The run has ended, so nothing can be sent to it any more."""
+
+
+class StaleOwnerError(StoreError):
+    """Another process has taken the run over, or it was given back: this owner may not write to it any more."""
+
+
+class JournalGapError(StoreError):
+    """A commit does not continue where the run's journal or stream ends. This is a fault of the program."""
 
 
 class StepPassivated(BaseException):

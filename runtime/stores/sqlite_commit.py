@@ -1,0 +1,214 @@
+"""A group commit in SQLite: the commits of many runs, within one transaction.
+
+All that most commits hold is gathered and written with three statements, however many runs there are; what is rare
+(ends, questions, snapshots) is written one by one after that.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from greenroom.errors import StoreError
+from greenroom.stores.admission import Admitted, Head, admit, first_head
+from greenroom.stores.rows import ENDED, Commit, Status
+
+__all__ = ["CHAIN", "commit_all"]
+
+# The records of one run, from the newest to the oldest: numbers, ids and sizes.
+CHAIN = """WITH RECURSIVE chain (id, seq, prev) AS (
+    SELECT id, seq, prev FROM journal WHERE id = :newest AND run = :run
+    UNION ALL
+    SELECT j.id, j.seq, j.prev FROM chain CROSS JOIN journal j ON j.id = chain.prev
+    WHERE chain.seq > :first AND j.run = :run
+)"""
+
+
+def commit_all(db: sqlite3.Connection, commits: Sequence[Commit], now: float) -> list[StoreError | None]:
+    """Write what is admitted of the commits; return for each why it was refused, or None."""
+    group = _Group(db, now)
+    outcomes = [group.add(commit) for commit in commits]
+    group.write()
+    return outcomes
+
+
+class _Group:
+    def __init__(self, db: sqlite3.Connection, now: float) -> None:
+        self._db = db
+        self._now = now
+        self._heads: dict[str, Head] = {}
+        self._changed: dict[int, Head] = {}
+        self._records: list[tuple[int, int, int, int, int, bytes]] = []
+        self._events: list[tuple[int, int, bytes]] = []
+        self._later: list[tuple[str, Any]] = []
+        self._newest = 0  # the id of the newest record in the journal, 0: not looked up
+
+    def add(self, commit: Commit) -> StoreError | None:
+        head = self._heads.get(commit.run_id) or self._read_head(commit.run_id)
+        new = head is None and commit.new is not None
+        if new:
+            head = first_head(commit, 0)
+        admitted = admit(head, commit)
+        if isinstance(admitted, StoreError):
+            return admitted
+        assert head is not None
+        if admitted.done:
+            return None
+        if new:
+            self._make_run(head, commit)
+        self._heads[commit.run_id] = self._changed[head.key] = head
+        self._add_items(head, commit, admitted)
+        if commit.opened or commit.closed or commit.taken or commit.status is not None or commit.release:
+            self._add_rare(head, commit)
+        return None
+
+    def _read_head(self, run_id: str) -> Head | None:
+        row = self._db.execute(
+            "SELECT id, status, owner, fence, token, next_seq, next_offset, first_seq, bytes, newest"
+            " FROM runs WHERE run_id = ?",
+            (run_id,),
+        ).fetchone()
+        return Head(*row) if row else None
+
+    def _make_run(self, head: Head, commit: Commit) -> None:
+        assert commit.new is not None
+        self._db.execute("INSERT OR IGNORE INTO owners VALUES (?, 0.0)", (commit.new.owner,))
+        made = self._db.execute(
+            "INSERT INTO runs (run_id, workflow, status, created_at, updated_at, owner, fence, token, next_seq,"
+            " next_offset, bytes, first_seq, newest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0)",
+            (
+                commit.run_id,
+                commit.new.workflow,
+                head.status,
+                self._now,
+                self._now,
+                head.owner,
+                head.fence,
+                head.token,
+            ),
+        )
+        assert made.lastrowid is not None
+        head.key = made.lastrowid
+
+    def _add_items(self, head: Head, commit: Commit, admitted: Admitted) -> None:
+        run = head.key
+        before = 0  # records before this one are not kept
+        if commit.snapshot is not None and commit.snapshot[0] >= head.first_seq:
+            before = commit.snapshot[0]
+            self._add_snapshot(head, before, commit.snapshot[1])
+        for seq, data in admitted.records:
+            if seq >= before:
+                record = self._new_record()
+                self._records.append((record, run, seq, head.journal, zlib.crc32(data), data))
+                head.journal = record
+                head.bytes += len(data)
+        head.next_seq += len(admitted.records)
+        for number, data in admitted.events:
+            self._events.append((run, number, data))
+        head.next_offset += len(admitted.events)
+
+    def _new_record(self) -> int:
+        if not self._newest:
+            (newest,) = self._db.execute("SELECT max(id) FROM journal").fetchone()
+            self._newest = newest or 0
+        self._newest += 1
+        return self._newest
+
+    def _add_snapshot(self, head: Head, before: int, data: bytes) -> None:
+        self._later.append(
+            ("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)", (head.key, before, zlib.crc32(data), data))
+        )
+        if head.first_seq < head.next_seq:
+            chain = {"newest": head.journal, "run": head.key, "first": head.first_seq, "before": before}
+            kept = 0
+            if before < head.next_seq:
+                # Of what this group adds to the chain, nothing is written yet.
+                self._write_items()
+                (kept,) = self._db.execute(
+                    f"{CHAIN} SELECT sum(length(j.data)) FROM chain CROSS JOIN journal j ON j.id = chain.id"
+                    " WHERE chain.seq >= :before",
+                    chain,
+                ).fetchone()
+            self._later.append(
+                (f"{CHAIN} DELETE FROM journal WHERE id IN (SELECT id FROM chain WHERE seq < :before)", chain)
+            )
+            head.bytes = kept
+        head.first_seq = before
+
+    def _add_rare(self, head: Head, commit: Commit) -> None:
+        run = head.key
+        for row in commit.opened:
+            self._later.append(
+                (
+                    "INSERT OR IGNORE INTO inputs (run, input_id, step, request, response, schema, asked_at,"
+                    " expires_at, closed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        run,
+                        row.input_id,
+                        row.step,
+                        row.request,
+                        row.response,
+                        row.schema,
+                        row.asked_at,
+                        row.expires_at,
+                        row.closed,
+                    ),
+                )
+            )
+        for input_id, how in commit.closed:
+            self._later.append(
+                ("UPDATE inputs SET closed = ? WHERE run = ? AND input_id = ? AND closed IS NULL", (how, run, input_id))
+            )
+        for entry in commit.taken:
+            self._later.append(("DELETE FROM inbox WHERE id = ? AND run = ?", (entry, run)))
+        if commit.status is not None:
+            self._add_end(head, commit, commit.status)
+        elif commit.release:
+            head.owner = None
+            self._later.append(
+                (
+                    "UPDATE runs SET owner = NULL, wake_at = CASE WHEN EXISTS (SELECT 1 FROM inbox WHERE run = runs.id)"
+                    " THEN 0.0 ELSE ? END WHERE id = ?",
+                    (commit.wake_at, run),
+                )
+            )
+
+    def _add_end(self, head: Head, commit: Commit, status: Status) -> None:
+        run = head.key
+        head.status, head.owner = status, None
+        ended_at = self._now if status in ENDED else None
+        self._later.append(
+            (
+                "UPDATE runs SET status = ?, owner = NULL, reason = ?, ended_at = ? WHERE id = ?",
+                (status, commit.reason, ended_at, run),
+            )
+        )
+        self._later.append(("UPDATE inbox SET live = 0 WHERE run = ?", (run,)))
+        if commit.result is not None:
+            self._later.append(("INSERT OR REPLACE INTO results VALUES (?, ?)", (run, commit.result)))
+        if status in ENDED:
+            self._later.append(("UPDATE inputs SET closed = 'withdrawn' WHERE run = ? AND closed IS NULL", (run,)))
+
+    def _write_items(self) -> None:
+        if self._records:
+            self._db.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)", self._records)
+            self._records = []
+        if self._events:
+            self._db.executemany("INSERT INTO events (run, number, data) VALUES (?, ?, ?)", self._events)
+            self._events = []
+
+    def write(self) -> None:
+        self._write_items()
+        for statement, parameters in self._later:
+            self._db.execute(statement, parameters)
+        if self._changed:
+            self._db.executemany(
+                "UPDATE runs SET next_seq = ?, next_offset = ?, bytes = ?, first_seq = ?, newest = ?, updated_at = ?"
+                " WHERE id = ?",
+                [
+                    (h.next_seq, h.next_offset, h.bytes, h.first_seq, h.journal, self._now, h.key)
+                    for h in self._changed.values()
+                ],
+            )
