@@ -27,7 +27,7 @@ __all__ = ["Connections"]
 _logger = logging.getLogger("greenroom.stores")
 
 _IDLE_READERS = 4
-# The size of the WAL file, in bytes, at which SQLite moves it into the database. That waits for the disk.
+# The size in bytes that the WAL file keeps when SQLite begins it anew, which it tries every 4 MB.
 _WAL_LIMIT = 16 * 1024 * 1024
 # Write transactions between two looks at the size of the WAL file.
 _LOOK_EVERY = 256
@@ -157,8 +157,6 @@ class Connections:
         )
         try:
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
-            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_LIMIT // page_size}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
         except BaseException:
             connection.close()
