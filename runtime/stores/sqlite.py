@@ -424,10 +424,8 @@ class SQLiteStore:
     def inbox(self, *, owner: str | None = None, run_id: str | None = None, limit: int = 1000) -> list[InboxEntry]:
         if (owner is None) == (run_id is None):
             raise ValueError("inbox() takes either owner or run_id")
-        where = "i.live = 1 AND r.owner = ?" if owner is not None else "r.run_id = ?"
-        rows = self._select(
-            f"{_ENTRY} WHERE {where} ORDER BY i.id LIMIT ?", (run_id if owner is None else owner, limit)
-        )
+        where, value = ("i.live = 1 AND r.owner = ?", owner) if owner is not None else ("r.run_id = ?", run_id)
+        rows = self._select(f"{_ENTRY} WHERE {where} ORDER BY i.id LIMIT ?", (value, limit))
         return [InboxEntry(*row) for row in rows]
 
     # Watching
