@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool
 
 from greenroom.errors import (
     StoreBusyError,
@@ -37,6 +37,8 @@ T = TypeVar("T")
 _AGAIN = (errors.SerializationFailure, errors.DeadlockDetected)
 # Seconds between two tries to reach a server that is gone.
 _PAUSE = 0.1
+# Seconds to wait for a connection of the pool before it is asked anew.
+_POOL_WAIT = 1.0
 
 # Pools of a parent process, kept for ever in its forked children: closing them would speak on the parent's connections.
 _of_parents: list[object] = []
@@ -68,16 +70,19 @@ class Connections:
         give_up_at = time.monotonic() + self._patience
         again = False
         while True:
+            began = False
             try:
-                with self._opened().connection(timeout=self._patience) as connection:
+                # The pool does not look for a server that comes back; who asks it anew makes it look.
+                with self._opened().connection(timeout=min(self._patience, _POOL_WAIT)) as connection:
+                    began = True
                     return work(connection, again)
             except psycopg.Error as exception:
-                lost = isinstance(exception, PoolTimeout) or _is_lost(exception)
+                lost = not began or _is_lost(exception)
                 if not (lost or isinstance(exception, _AGAIN)) or time.monotonic() >= give_up_at:
                     raise translated(exception) from exception
+                again = again or began
                 if lost:
                     time.sleep(_PAUSE)
-                again = True
 
     def close(self) -> None:
         """Close all connections. The next use opens anew."""

@@ -116,7 +116,7 @@ def prepare(connection: psycopg.Connection[Any], schema: str) -> None:
         if version == VERSION:
             return
         if version == 0:
-            if not connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone():
+            if not connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone():
                 connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
             connection.execute(sql.SQL("CREATE TABLE {}.meta (version integer NOT NULL)").format(name))
             connection.execute(sql.SQL("INSERT INTO {}.meta VALUES (0)").format(name))

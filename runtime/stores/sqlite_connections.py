@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from greenroom.errors import StoreUnavailableError
@@ -111,9 +111,11 @@ class Connections:
                     connection = self._connect()
                     connection.execute("PRAGMA query_only = 1")
                 yield connection
+            # After a damaged page this fails as well: then the connection is not lent again.
+            with suppress(sqlite3.Error):
                 if connection.in_transaction:
-                    connection.execute("COMMIT")
-            broken = False
+                    connection.execute("ROLLBACK")
+                broken = False
         finally:
             with self._readers:
                 if connection is not None and not broken and len(self._idle) < _IDLE_READERS:
