@@ -62,6 +62,8 @@ _SWEPT_AT_ONCE = 200
 _LOADED_AT_ONCE = 1000
 # Seconds for which a post without a key of its own is remembered; longer than any poster tries again.
 _REMEMBERED = 3600.0
+# Seconds after its last lease for which an owner without runs is kept: it may be about to make one.
+_FORGOTTEN = 86400.0
 # Seconds between two looks at a listening connection that says nothing: it may be dead.
 _SILENCE = 5.0
 
@@ -92,7 +94,6 @@ class PostgresStore:
         self._schema = schema
         self._channel = f"greenroom {schema}"
         self._connections = Connections(conninfo, size=pool_size, patience=patience)
-        self._open = False
         self._watchers = Watchers(self._listen)
         prefix = f"{sql.Identifier(schema).as_string()}."
         # Few texts, each used again and again.
@@ -105,11 +106,10 @@ class PostgresStore:
                 prepare(connection, self._schema)
         except psycopg.Error as exception:
             raise translated(exception) from exception
-        self._open = True
+        self._connections.open()
 
     def close(self) -> None:
         self._watchers.clear()
-        self._open = False
         self._connections.close()
 
     def before_fork(self) -> None:
@@ -118,11 +118,6 @@ class PostgresStore:
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
             self._watchers.forget()
-
-    def _transact(self, work: Callable[[Connection, bool], T]) -> T:
-        if not self._open:
-            raise StoreError("The store is not open. Call open() first.")
-        return self._connections.transact(work)
 
     def _write(self, work: Callable[[Connection, bool], T]) -> T:
         """Run a transaction that writes. `work` is told whether an earlier try may have been committed."""
@@ -133,14 +128,14 @@ class PostgresStore:
                 self._check_version(version)
                 return work(connection, again)
 
-        return self._transact(transaction)
+        return self._connections.transact(transaction)
 
     def _check_version(self, version: int) -> None:
         if version != VERSION:
             raise newer(self._schema, version)
 
     def _select(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        return self._transact(
+        return self._connections.transact(
             lambda connection, again: connection.execute(self._sql(statement), parameters, binary=True).fetchall()
         )
 
@@ -165,7 +160,7 @@ class PostgresStore:
     def resign(self, owner: str) -> None:
         self._write(
             lambda connection, again: connection.execute(
-                self._sql("UPDATE ~owners SET lease_until = 0 WHERE owner = %s"), (owner,)
+                self._sql(f"UPDATE ~owners SET lease_until = {NOW} WHERE owner = %s"), (owner,)
             )
         )
 
@@ -201,7 +196,9 @@ class PostgresStore:
     def commit(self, commits: Sequence[Commit]) -> list[StoreError | None]:
         if not commits:
             return []
-        return self._transact(lambda connection, again: commit_all(connection, self._sql, self._check_version, commits))
+        return self._connections.transact(
+            lambda connection, again: commit_all(connection, self._sql, self._check_version, commits)
+        )
 
     def post(self, run_id: str, kind: str, payload: bytes, dedup_key: str | None = None) -> bool:
         token = secrets.randbits(62)
@@ -289,7 +286,7 @@ class PostgresStore:
             connection.execute(self._sql(f"DELETE FROM ~posts WHERE forget_at < {NOW}"))
             connection.execute(
                 self._sql(
-                    f"DELETE FROM ~owners o WHERE lease_until < {NOW}"
+                    f"DELETE FROM ~owners o WHERE lease_until < {NOW} - {_FORGOTTEN}"
                     " AND NOT EXISTS (SELECT FROM ~runs r WHERE r.owner = o.owner)"
                 )
             )
@@ -325,7 +322,7 @@ class PostgresStore:
 
     def _load(self, run_ids: list[str]) -> dict[str, Loaded | StoreError]:
         try:
-            return self._transact(lambda connection, again: self._read_runs(connection, run_ids))
+            return self._connections.transact(lambda connection, again: self._read_runs(connection, run_ids))
         except StoreDamagedError as damaged:
             if len(run_ids) == 1:
                 return {run_ids[0]: damaged}
@@ -440,8 +437,7 @@ class PostgresStore:
     # Watching
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        if not self._open:
-            raise StoreError("The store is not open. Call open() first.")
+        self._connections.check_open()
         return self._watchers.add(callback)
 
     def _listen(self, listener: Listener) -> None:

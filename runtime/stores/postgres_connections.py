@@ -57,7 +57,8 @@ class Connections:
         self._conninfo = conninfo
         self._size = size
         self._patience = patience
-        self._lock = threading.Lock()  # protects `_pool`
+        self._lock = threading.Lock()  # protects the two below
+        self._is_open = False
         self._pool: ConnectionPool[Connection] | None = None
         at_fork(self)
 
@@ -84,15 +85,27 @@ class Connections:
                 if lost:
                     time.sleep(_PAUSE)
 
-    def close(self) -> None:
-        """Close all connections. The next use opens anew."""
+    def open(self) -> None:
+        """Let transactions begin."""
         with self._lock:
+            self._is_open = True
+
+    def check_open(self) -> None:
+        """Refuse what is done before `open` or after `close`."""
+        if not self._is_open:
+            raise StoreError("The store is not open. Call open() first.")
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            self._is_open = False
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
 
     def _opened(self) -> ConnectionPool[Connection]:
         with self._lock:
+            self.check_open()
             if self._pool is None:
                 self._pool = ConnectionPool(
                     self._conninfo,

@@ -122,7 +122,7 @@ def prepare(connection: psycopg.Connection[Any], schema: str) -> None:
             connection.execute(sql.SQL("INSERT INTO {}.meta VALUES (0)").format(name))
         connection.execute(sql.SQL("LOCK TABLE {}.meta IN ACCESS EXCLUSIVE MODE").format(name))
         for script in _MIGRATIONS[version:]:
-            connection.execute(script.replace("~", f"{name.as_string()}."))
+            connection.execute(script.replace("~", f"{name.as_string()}.").encode())
         connection.execute(sql.SQL("UPDATE {}.meta SET version = %s").format(name), (VERSION,))
 
 

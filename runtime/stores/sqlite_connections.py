@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from greenroom.errors import StoreUnavailableError
+from greenroom.errors import StoreError, StoreUnavailableError
 from greenroom.stores.forks import at_fork
 from greenroom.stores.sqlite_errors import translated
 from greenroom.stores.sqlite_schema import check_version
@@ -53,6 +53,7 @@ class Connections:
         self._readers = threading.Condition(threading.Lock())
         self._idle: list[sqlite3.Connection] = []
         self._at_work = 0
+        self._closed = False
         self._forking: int | None = None  # the thread that is about to fork
         at_fork(self)
 
@@ -62,6 +63,7 @@ class Connections:
         with self._writing, translated(self._path):
             connection = self._writer
             if connection is None:
+                self._check_open()
                 connection = self._writer = self._connect()
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -108,6 +110,7 @@ class Connections:
         try:
             with translated(self._path):
                 if connection is None:
+                    self._check_open()
                     connection = self._connect()
                     connection.execute("PRAGMA query_only = 1")
                 yield connection
@@ -118,7 +121,7 @@ class Connections:
                 broken = False
         finally:
             with self._readers:
-                if connection is not None and not broken and len(self._idle) < _IDLE_READERS:
+                if connection is not None and not broken and not self._closed and len(self._idle) < _IDLE_READERS:
                     self._idle.append(connection)
                     connection = None
             if connection is not None:
@@ -136,9 +139,14 @@ class Connections:
                 )
 
     def close(self) -> None:
-        """Close what is not at work. The next use opens anew."""
+        """Close everything; a reader that is at work does so when it is done."""
         with self._writing:
+            self._closed = True
             self._close_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"The store {self._path} was closed while it was in use.")
 
     def _close_all(self) -> None:
         with self._readers:

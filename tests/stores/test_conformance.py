@@ -754,3 +754,27 @@ def test_open_and_close_again(store: RunStore) -> None:
     store.close()
     store.open()
     assert store.row("r") is not None
+
+
+def test_closed_while_in_use(store: RunStore) -> None:
+    """Threads that use a store while it is closed get their answer or an error, and leave nothing behind."""
+    fence = make(store)
+    outcomes: list[object] = []
+    start = threading.Barrier(5)
+
+    def work(i: int) -> None:
+        start.wait()
+        for seq in range(50):
+            try:
+                outcomes.append(store.load(["r"]) if i % 2 else store.commit([Commit("r", fence, taken=[seq])]))
+            except StoreError as error:
+                outcomes.append(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        for i in range(4):
+            pool.submit(work, i)
+        start.wait()
+        store.close()
+    assert len(outcomes) == 200
+    store.open()
+    assert store.row("r") is not None
