@@ -156,7 +156,7 @@ def _written(fact: Any, name: str, value: Any, registry: TypeRegistry) -> Any:
 
 
 def _read(fields: dict[str, Any], name: str, state: RunState, registry: TypeRegistry) -> Any:
-    value = fields[name]
+    value: Any = fields[name]
     if name == "event" and value is None and "own" in fields:
         invocation = state.invocations.get(fields["invocation"])
         if invocation is None:

@@ -142,7 +142,7 @@ class Runtime:
         kept = Durability(durability == "sync", flush_interval, idle_timeout, lease, retention)
         _check_durability(durability, kept)
         self._begin(PoolDispatcher(max_threads, loop), max_parked, observers)
-        self.keeper = None if store is None else RunKeeper(self, store, kept)
+        self.keeper = None if store is None else RunKeeper(self, store, kept)  # pyright: ignore[reportArgumentType]
 
     def _begin(
         self,

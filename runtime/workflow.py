@@ -250,7 +250,7 @@ class Workflow:
 
     def _known_run(self, keeper: RunKeeper, run_id: str) -> Handler | None:
         """Return the run of this id that the store has, if it has one: asking twice for a run gives the same run."""
-        keeper.know(self)
+        keeper.know(self)  # pyright: ignore[reportArgumentType]
         handler = keeper.get(run_id)
         if handler is not None and handler._link.graph.name != self._graph.name:
             raise WorkflowRuntimeError(f"run '{run_id}' is of {handler._link.graph.name}, not of {self._graph.name}")
@@ -275,7 +275,7 @@ class Workflow:
             if keeper is not None:
                 begins = Begin(beginning, late=self._num_concurrent_runs is not None)
                 try:
-                    keeper.make(self, state, beginning)
+                    keeper.make(self, state, beginning)  # pyright: ignore[reportArgumentType]
                 except GreenroomError as error:
                     runtime.runs.pop(run_id, None)
                     handler.finish(failed_outcome(error))

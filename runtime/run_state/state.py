@@ -197,13 +197,14 @@ class RunState:
         Returns:
             What is to be done, in order.
         """
+        # Pyright reads this file by its folder and the rules through the installation, as two modules of two classes.
         effects: list[Effect] = []
         if self.outcome is not None:
-            apply_after_end(self, fact, effects)
+            apply_after_end(self, fact, effects)  # pyright: ignore[reportArgumentType]
             return effects
-        RULES[type(fact)](self, fact, now, effects)
+        RULES[type(fact)](self, fact, now, effects)  # pyright: ignore[reportArgumentType]
         if self.timeout is not None and self.outcome is None:
-            mind_clock(self, now, effects)
+            mind_clock(self, now, effects)  # pyright: ignore[reportArgumentType]
         return effects
 
     def publish(self, event: Event, effects: list[Effect]) -> None:

@@ -99,7 +99,7 @@ def _fresh(
     if not items:
         return ()
     first = items[0][0]
-    if first > expected or any(number != first + i for i, (number, _) in enumerate(items)):
+    if first > expected or (len(items) > 1 and any(number != first + i for i, (number, _) in enumerate(items))):
         numbers = ", ".join(str(number) for number, _ in items[:20])
         return JournalGapError(f"Run {commit.run_id!r} continues with {what} {expected}, but was given {numbers}.")
     return items[expected - first :] if first != expected else items

@@ -46,18 +46,22 @@ class RunStore(Protocol):
         Returns:
             False if its lease had run out before: some of its runs may have been taken over; `held` tells which it has.
         """
+        ...
 
     def resign(self, owner: str) -> None:
         """End the lease of an owner at once: what it still holds are orphans now."""
 
     def held(self, owner: str) -> dict[str, int]:
         """The fences of all runs that an owner holds, by run id."""
+        ...
 
     def owners(self) -> list[str]:
         """The owners that hold runs and whose lease is not over."""
+        ...
 
     def create(self, run_id: str, workflow: str, owner: str) -> int | None:
         """Make a run and return its fence, or None if there is one of this id. `Commit.new` does it within a commit."""
+        ...
 
     def acquire(self, run_ids: Collection[str], owner: str) -> dict[str, int]:
         """Take over those of the runs that run and that no other owner holds.
@@ -68,6 +72,7 @@ class RunStore(Protocol):
         Returns:
             The new fences by run id. Runs that are unknown, held by others or no longer running are not in it.
         """
+        ...
 
     # Writing
 
@@ -82,6 +87,7 @@ class RunStore(Protocol):
             StoreError: If the store failed. None of the commits was done.
             StoreUnavailableError: If the store was lost on the way. Giving the same commits again is safe.
         """
+        ...
 
     def post(self, run_id: str, kind: str, payload: bytes, dedup_key: str | None = None) -> bool:
         """Put something into the inbox of a run, from whichever process. It is committed on return.
@@ -95,12 +101,15 @@ class RunStore(Protocol):
             UnknownRunError: If there is no such run.
             RunEndedError: If it has ended.
         """
+        ...
 
     def put_back(self, run_id: str) -> bool:
         """Let a run that was set aside run again: it is at rest and due. False if it was not set aside."""
+        ...
 
     def delete(self, run_id: str) -> bool:
         """Delete all of a run, whatever its status. False if there is none, or if an owner with a lease holds it."""
+        ...
 
     def sweep(self, runs_before: float, journals_before: float) -> int:
         """Delete what is past its time of the runs that have ended; return how many runs were deleted whole.
@@ -110,23 +119,28 @@ class RunStore(Protocol):
             journals_before: Runs that ended before this time lose their journal and snapshot, and keep row, result and
                 stream.
         """
+        ...
 
     # Reading
 
     def row(self, run_id: str) -> RunRow | None:
         """The row of a run, None if there is none."""
+        ...
 
     def load(self, run_ids: Collection[str]) -> dict[str, Loaded | StoreError]:
         """What is needed to go on with these runs, as of one moment. Unknown runs are missing in it.
 
         A run that cannot be read has the error in its place, and does not keep the others from being read.
         """
+        ...
 
     def result(self, run_id: str) -> bytes | None:
         """What `Commit.result` said at the end of the run, None while there is nothing."""
+        ...
 
     def events(self, run_id: str, after: int = -1, limit: int = 1000) -> list[tuple[int, bytes]]:
         """The first `limit` stream events of a run after an offset, with their offsets."""
+        ...
 
     def runs(
         self,
@@ -149,12 +163,15 @@ class RunStore(Protocol):
         Raises:
             UnknownRunError: If there is no run `after`.
         """
+        ...
 
     def orphans(self, workflows: Collection[str], limit: int = 1000) -> list[RunRow]:
         """Runs of these workflows whose owner's lease is over: it died with them, or resigned."""
+        ...
 
     def due(self, workflows: Collection[str], now: float, limit: int = 1000) -> list[RunRow]:
         """Runs of these workflows that are at rest and want to be woken by `now`, the longest overdue first."""
+        ...
 
     def inputs(self, run_id: str | None = None, *, after: str | None = None, limit: int = 1000) -> list[InputRow]:
         """Open questions, the oldest first, of one run or of all.
@@ -164,15 +181,18 @@ class RunStore(Protocol):
             after: The input id that the page before ended with.
             limit: The length of a page.
         """
+        ...
 
     def input(self, input_id: str) -> InputRow | None:
         """One question, open or closed. Where several runs have one of this id, an open one and then the newest."""
+        ...
 
     def inbox(self, *, owner: str | None = None, run_id: str | None = None, limit: int = 1000) -> list[InboxEntry]:
         """What was posted and not taken yet, in order of arrival: for all runs that an owner holds, or for one run.
 
         What a run has left in its inbox when it ends stays there, to be accounted for, until the run is deleted.
         """
+        ...
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back whenever something may have come into an inbox; return what ends that.
@@ -180,3 +200,4 @@ class RunStore(Protocol):
         The callback is called by the thread that posts, or by a thread of the store for what other processes have
         posted, perhaps by several at once. It must be quick. A call does not mean that there is something new.
         """
+        ...

@@ -53,6 +53,8 @@ _INPUT = (
 )
 _ENTRY = "SELECT i.id, r.run_id, i.kind, i.payload, i.dedup_key FROM inbox i CROSS JOIN runs r ON r.id = i.run"
 
+_OF_RUN = "i.run = (SELECT id FROM runs WHERE run_id = ?)"
+
 # Runs that a sweep deletes in one transaction: others that want to write wait no longer than that takes.
 _SWEPT_AT_ONCE = 200
 
@@ -416,10 +418,7 @@ class SQLiteStore:
                 statement = f"{_INPUT} WHERE i.closed IS NULL AND i.id > ? ORDER BY i.id LIMIT ?"
                 rows = db.execute(statement, (past, limit)).fetchall()
             else:
-                statement = (
-                    f"{_INPUT} WHERE i.run = (SELECT id FROM runs WHERE run_id = ?) AND +i.closed IS NULL AND i.id > ?"
-                    " ORDER BY i.id LIMIT ?"
-                )
+                statement = f"{_INPUT} WHERE {_OF_RUN} AND +i.closed IS NULL AND i.id > ? ORDER BY i.id LIMIT ?"
                 rows = db.execute(statement, (run_id, past, limit)).fetchall()
         return [InputRow(*row) for row in rows]
 
@@ -432,10 +431,8 @@ class SQLiteStore:
     def inbox(self, *, owner: str | None = None, run_id: str | None = None, limit: int = 1000) -> list[InboxEntry]:
         if (owner is None) == (run_id is None):
             raise ValueError("inbox() takes either owner or run_id")
-        where = "i.live = 1 AND r.owner = ?" if owner is not None else "r.run_id = ?"
-        rows = self._select(
-            f"{_ENTRY} WHERE {where} ORDER BY i.id LIMIT ?", (run_id if owner is None else owner, limit)
-        )
+        where, value = ("i.live = 1 AND r.owner = ?", owner) if owner is not None else (_OF_RUN, run_id)
+        rows = self._select(f"{_ENTRY} WHERE {where} ORDER BY i.id LIMIT ?", (value, limit))
         return [InboxEntry(*row) for row in rows]
 
     # Watching

@@ -6,6 +6,7 @@ All that most commits hold is gathered and written with three statements, howeve
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import zlib
 from collections.abc import Sequence
@@ -28,17 +29,17 @@ CHAIN = """WITH RECURSIVE chain (id, seq, prev) AS (
 
 def commit_all(db: sqlite3.Connection, commits: Sequence[Commit], now: float) -> list[StoreError | None]:
     """Write what is admitted of the commits; return for each why it was refused, or None."""
-    group = _Group(db, now)
+    group = _Group(db, now, {commit.run_id for commit in commits})
     outcomes = [group.add(commit) for commit in commits]
     group.write()
     return outcomes
 
 
 class _Group:
-    def __init__(self, db: sqlite3.Connection, now: float) -> None:
+    def __init__(self, db: sqlite3.Connection, now: float, run_ids: set[str]) -> None:
         self._db = db
         self._now = now
-        self._heads: dict[str, Head] = {}
+        self._heads = _read_heads(db, run_ids)
         self._changed: dict[int, Head] = {}
         self._records: list[tuple[int, int, int, int, int, bytes]] = []
         self._events: list[tuple[int, int, bytes]] = []
@@ -46,7 +47,7 @@ class _Group:
         self._newest = 0  # the id of the newest record in the journal, 0: not looked up
 
     def add(self, commit: Commit) -> StoreError | None:
-        head = self._heads.get(commit.run_id) or self._read_head(commit.run_id)
+        head = self._heads.get(commit.run_id)
         new = head is None and commit.new is not None
         if new:
             head = first_head(commit, 0)
@@ -63,14 +64,6 @@ class _Group:
         if commit.opened or commit.closed or commit.taken or commit.status is not None or commit.release:
             self._add_rare(head, commit)
         return None
-
-    def _read_head(self, run_id: str) -> Head | None:
-        row = self._db.execute(
-            "SELECT id, status, owner, fence, token, next_seq, next_offset, first_seq, bytes, newest"
-            " FROM runs WHERE run_id = ?",
-            (run_id,),
-        ).fetchone()
-        return Head(*row) if row else None
 
     def _make_run(self, head: Head, commit: Commit) -> None:
         assert commit.new is not None
@@ -212,3 +205,12 @@ class _Group:
                     for h in self._changed.values()
                 ],
             )
+
+
+def _read_heads(db: sqlite3.Connection, run_ids: set[str]) -> dict[str, Head]:
+    rows = db.execute(
+        "SELECT r.run_id, r.id, r.status, r.owner, r.fence, r.token, r.next_seq, r.next_offset, r.first_seq, r.bytes,"
+        " r.newest FROM json_each(?) wanted CROSS JOIN runs r ON r.run_id = wanted.value",
+        (json.dumps(list(run_ids)),),
+    )
+    return {run_id: Head(*head) for run_id, *head in rows}

@@ -14,10 +14,10 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from greenroom.errors import StoreUnavailableError
+from greenroom.errors import StoreError, StoreUnavailableError
 from greenroom.stores.forks import at_fork
 from greenroom.stores.sqlite_errors import translated
 from greenroom.stores.sqlite_schema import check_version
@@ -27,7 +27,7 @@ __all__ = ["Connections"]
 _logger = logging.getLogger("greenroom.stores")
 
 _IDLE_READERS = 4
-# The size of the WAL file, in bytes, at which SQLite moves it into the database. That waits for the disk.
+# The size in bytes that the WAL file keeps when SQLite begins it anew, which it tries every 4 MB.
 _WAL_LIMIT = 16 * 1024 * 1024
 # Write transactions between two looks at the size of the WAL file.
 _LOOK_EVERY = 256
@@ -53,6 +53,7 @@ class Connections:
         self._readers = threading.Condition(threading.Lock())
         self._idle: list[sqlite3.Connection] = []
         self._at_work = 0
+        self._closed = False
         self._forking: int | None = None  # the thread that is about to fork
         at_fork(self)
 
@@ -62,6 +63,7 @@ class Connections:
         with self._writing, translated(self._path):
             connection = self._writer
             if connection is None:
+                self._check_open()
                 connection = self._writer = self._connect()
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -108,15 +110,18 @@ class Connections:
         try:
             with translated(self._path):
                 if connection is None:
+                    self._check_open()
                     connection = self._connect()
                     connection.execute("PRAGMA query_only = 1")
                 yield connection
+            # After a damaged page this fails as well: then the connection is not lent again.
+            with suppress(sqlite3.Error):
                 if connection.in_transaction:
-                    connection.execute("COMMIT")
-            broken = False
+                    connection.execute("ROLLBACK")
+                broken = False
         finally:
             with self._readers:
-                if connection is not None and not broken and len(self._idle) < _IDLE_READERS:
+                if connection is not None and not broken and not self._closed and len(self._idle) < _IDLE_READERS:
                     self._idle.append(connection)
                     connection = None
             if connection is not None:
@@ -134,9 +139,14 @@ class Connections:
                 )
 
     def close(self) -> None:
-        """Close what is not at work. The next use opens anew."""
+        """Close everything; a reader that is at work does so when it is done."""
         with self._writing:
+            self._closed = True
             self._close_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"The store {self._path} was closed while it was in use.")
 
     def _close_all(self) -> None:
         with self._readers:
@@ -157,8 +167,6 @@ class Connections:
         )
         try:
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
-            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_LIMIT // page_size}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
         except BaseException:
             connection.close()

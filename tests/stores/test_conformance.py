@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,15 +26,19 @@ from greenroom.stores import (
     Loaded,
     MemoryStore,
     NewRun,
+    PostgresStore,
     RunStore,
     SQLiteStore,
 )
+from tests.support.postgres import PostgresServer
 from tests.support.stores import Lease
+
+_schemas = itertools.count()
 
 ME, OTHER = "me", "other"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -49,6 +54,9 @@ def store(kind: str, lease: Lease, tmp_path: Path, request: pytest.FixtureReques
     made: RunStore
     if kind == "memory":
         made = MemoryStore(clock=lease.clock)
+    elif kind == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        made = PostgresStore(server.conninfo, schema=f"test-{next(_schemas)}")
     else:
         made = SQLiteStore(tmp_path / "runs.db", clock=lease.clock, poll_interval=0.01)
     made.open()
@@ -744,5 +752,29 @@ def test_open_and_close_again(store: RunStore) -> None:
     assert store.row("r") is not None
     store.close()
     store.close()
+    store.open()
+    assert store.row("r") is not None
+
+
+def test_closed_while_in_use(store: RunStore) -> None:
+    """Threads that use a store while it is closed get their answer or an error, and leave nothing behind."""
+    fence = make(store)
+    outcomes: list[object] = []
+    start = threading.Barrier(5)
+
+    def work(i: int) -> None:
+        start.wait()
+        for seq in range(50):
+            try:
+                outcomes.append(store.load(["r"]) if i % 2 else store.commit([Commit("r", fence, taken=[seq])]))
+            except StoreError as error:
+                outcomes.append(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        for i in range(4):
+            pool.submit(work, i)
+        start.wait()
+        store.close()
+    assert len(outcomes) == 200
     store.open()
     assert store.row("r") is not None

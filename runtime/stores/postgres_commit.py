@@ -1,0 +1,222 @@
+"""A group commit in PostgreSQL: the commits of many runs, in one transaction of two round trips.
+
+The first makes what new runs there are, and reads and locks the heads of all runs; in between each commit is admitted
+or refused; the second writes all that was admitted. Rows are locked in the order of their ids, so that groups of
+several processes seldom meet in a deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from greenroom.errors import StoreError
+from greenroom.stores.admission import Admitted, Head, admit, first_head
+from greenroom.stores.postgres_connections import Connection
+from greenroom.stores.rows import ENDED, FIRST_FENCE, Commit, Status
+
+__all__ = ["NOW", "commit_all"]
+
+# The server's clock, at the begin of the transaction.
+NOW = "extract(epoch FROM now())::float8"
+
+Sql = Callable[[str], Any]
+
+
+def commit_all(
+    connection: Connection, statement: Sql, check_version: Callable[[int], None], commits: Sequence[Commit]
+) -> list[StoreError | None]:
+    """Write what is admitted of the commits; return for each why it was refused, or None.
+
+    Args:
+        connection: Lent for this transaction.
+        statement: Puts the name of the schema into a statement.
+        check_version: Raises if the schema is not of the version that it is given.
+        commits: In the order in which they are to be done.
+    """
+    with connection.pipeline(), connection.transaction():
+        version = connection.execute(statement("SELECT version FROM ~meta"))
+        made = _make_runs(connection, statement, commits)
+        heads = connection.execute(
+            statement(
+                "SELECT run_id, id, status, owner, fence, token, next_seq, next_offset, first_seq, bytes FROM ~runs"
+                " WHERE run_id = ANY(%s) ORDER BY id FOR UPDATE"
+            ),
+            ([commit.run_id for commit in commits],),
+        )
+        ((number,),) = version.fetchall()
+        check_version(number)
+        group = _Group({run_id: Head(*head) for run_id, *head in heads.fetchall()}, made())
+        outcomes = [group.add(commit) for commit in commits]
+        group.write(connection, statement)
+    return outcomes
+
+
+def _make_runs(connection: Connection, statement: Sql, commits: Sequence[Commit]) -> Callable[[], set[int]]:
+    """Insert the runs that commits make, where there is none of their id; the result tells the ids of those made."""
+    new = sorted({c.run_id: (c.run_id, c.new) for c in reversed(commits) if c.new is not None}.values())
+    if not new:
+        return set
+    owners = sorted({made.owner for _, made in new})
+    connection.execute(
+        statement("INSERT INTO ~owners SELECT unnest(%s::text[]), 0 ON CONFLICT DO NOTHING"),
+        (owners,),
+    )
+    inserted = connection.execute(
+        statement(
+            "INSERT INTO ~runs (run_id, workflow, status, created_at, updated_at, owner, fence, token)"
+            f" SELECT run_id, workflow, 'running', {NOW}, {NOW}, owner, {FIRST_FENCE}, token"
+            " FROM unnest(%s::text[], %s::text[], %s::text[], %s::int8[]) AS new (run_id, workflow, owner, token)"
+            " ON CONFLICT (run_id) DO NOTHING RETURNING id"
+        ),
+        ([r for r, _ in new], [n.workflow for _, n in new], [n.owner for _, n in new], [n.token for _, n in new]),
+    )
+    return lambda: {row[0] for row in inserted.fetchall()}
+
+
+class _Group:
+    """What a group writes, gathered by statement."""
+
+    def __init__(self, heads: dict[str, Head], made: set[int]) -> None:
+        self._heads = {run_id: head for run_id, head in heads.items() if head.key not in made}
+        # Inserted by this transaction; a run exists only once its first commit is admitted.
+        self._made = {run_id: head for run_id, head in heads.items() if head.key in made}
+        self._changed: dict[int, Head] = {}
+        self._records: list[tuple[int, int, bytes]] = []
+        self._events: list[tuple[int, int, bytes]] = []
+        self._later: list[tuple[str, Sequence[Any]]] = []
+
+    def add(self, commit: Commit) -> StoreError | None:
+        head = self._heads.get(commit.run_id)
+        if head is None and commit.new is not None and commit.run_id in self._made:
+            head = first_head(commit, self._made[commit.run_id].key)
+        admitted = admit(head, commit)
+        if isinstance(admitted, StoreError):
+            return admitted
+        assert head is not None
+        if self._made.pop(commit.run_id, None):
+            self._heads[commit.run_id] = head
+        if not admitted.done:
+            self._changed[head.key] = head
+            self._add_items(head, commit, admitted)
+            self._add_rare(head, commit)
+        return None
+
+    def _add_items(self, head: Head, commit: Commit, admitted: Admitted) -> None:
+        run = head.key
+        before = 0  # records before this one are not kept
+        if commit.snapshot is not None and commit.snapshot[0] >= head.first_seq:
+            before = commit.snapshot[0]
+            self._add_snapshot(head, before, commit.snapshot[1])
+        kept = [(run, seq, data) for seq, data in admitted.records if seq >= before]
+        self._records += kept
+        head.bytes += sum(len(data) for _, _, data in kept)
+        head.next_seq += len(admitted.records)
+        self._events += [(run, number, data) for number, data in admitted.events]
+        head.next_offset += len(admitted.events)
+
+    def _add_snapshot(self, head: Head, before: int, data: bytes) -> None:
+        run = head.key
+        self._later.append(
+            (
+                "INSERT INTO ~snapshots VALUES (%s, %s, %b)"
+                " ON CONFLICT (run) DO UPDATE SET seq = excluded.seq, data = excluded.data",
+                (run, before, data),
+            )
+        )
+        if head.first_seq < head.next_seq:
+            self._later.append(("DELETE FROM ~journal WHERE run = %s AND seq < %s", (run, before)))
+        # What the group has gathered of the run but not written yet, it need not write.
+        self._records = [record for record in self._records if record[0] != run or record[1] >= before]
+        head.bytes = 0
+        if before < head.next_seq:
+            self._later.append(
+                (
+                    "UPDATE ~runs SET bytes = (SELECT coalesce(sum(length(data)), 0) FROM ~journal WHERE run = runs.id)"
+                    " WHERE id = %s",
+                    (run,),
+                )
+            )
+        head.first_seq = before
+
+    def _add_rare(self, head: Head, commit: Commit) -> None:
+        run = head.key
+        for row in commit.opened:
+            self._later.append(
+                (
+                    "INSERT INTO ~inputs (run, input_id, step, request, response, schema, asked_at, expires_at, closed)"
+                    " VALUES (%s, %s, %s, %b, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                    (
+                        *(run, row.input_id, row.step, row.request, row.response),
+                        *(row.schema, row.asked_at, row.expires_at, row.closed),
+                    ),
+                )
+            )
+        for input_id, how in commit.closed:
+            self._later.append(
+                (
+                    "UPDATE ~inputs SET closed = %s WHERE run = %s AND input_id = %s AND closed IS NULL",
+                    (how, run, input_id),
+                )
+            )
+        if commit.taken:
+            self._later.append(("DELETE FROM ~inbox WHERE id = ANY(%s) AND run = %s", (list(commit.taken), run)))
+        if commit.status is not None:
+            self._add_end(head, commit, commit.status)
+        elif commit.release:
+            head.owner = None
+            self._later.append(
+                (
+                    "UPDATE ~runs SET owner = NULL, wake_at = CASE WHEN EXISTS (SELECT FROM ~inbox WHERE run = runs.id)"
+                    " THEN 0 ELSE %s::float8 END WHERE id = %s",
+                    (commit.wake_at, run),
+                )
+            )
+
+    def _add_end(self, head: Head, commit: Commit, status: Status) -> None:
+        run = head.key
+        head.status, head.owner = status, None
+        ended_at = NOW if status in ENDED else "NULL"
+        self._later.append(
+            (
+                f"UPDATE ~runs SET status = %s, owner = NULL, reason = %s, ended_at = {ended_at} WHERE id = %s",
+                (status, commit.reason, run),
+            )
+        )
+        self._later.append(("UPDATE ~inbox SET live = false WHERE run = %s", (run,)))
+        if commit.result is not None:
+            self._later.append(
+                (
+                    "INSERT INTO ~results VALUES (%s, %b) ON CONFLICT (run) DO UPDATE SET data = excluded.data",
+                    (run, commit.result),
+                )
+            )
+        if status in ENDED:
+            self._later.append(("UPDATE ~inputs SET closed = 'withdrawn' WHERE run = %s AND closed IS NULL", (run,)))
+
+    def write(self, connection: Connection, statement: Sql) -> None:
+        """Send all of it; the end of the pipeline waits for the answers."""
+        if self._made:
+            connection.execute(
+                statement("DELETE FROM ~runs WHERE id = ANY(%s)"), ([head.key for head in self._made.values()],)
+            )
+        for table, rows in (("journal", self._records), ("events", self._events)):
+            if rows:
+                runs, numbers, data = zip(*rows, strict=True)
+                connection.execute(
+                    statement(f"INSERT INTO ~{table} SELECT * FROM unnest(%b::int8[], %b::int8[], %b::bytea[])"),
+                    (list(runs), list(numbers), list(data)),
+                )
+        if self._changed:
+            heads = [(h.key, h.next_seq, h.next_offset, h.bytes, h.first_seq) for h in self._changed.values()]
+            connection.execute(
+                statement(
+                    "UPDATE ~runs SET next_seq = new.next_seq, next_offset = new.next_offset, bytes = new.bytes,"
+                    f" first_seq = new.first_seq, updated_at = {NOW}"
+                    " FROM unnest(%s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[])"
+                    " AS new (id, next_seq, next_offset, bytes, first_seq) WHERE runs.id = new.id"
+                ),
+                [list(column) for column in zip(*heads, strict=True)],
+            )
+        for text, parameters in self._later:
+            connection.execute(statement(text), parameters)
