@@ -156,12 +156,12 @@ def _written(fact: Any, name: str, value: Any, registry: TypeRegistry) -> Any:
 
 
 def _read(fields: dict[str, Any], name: str, state: RunState, registry: TypeRegistry) -> Any:
-    value: Any = fields[name]
-    if name == "event" and value is None and "own" in fields:
+    if name == "event" and fields[name] is None and "own" in fields:
         invocation = state.invocations.get(fields["invocation"])
         if invocation is None:
             raise ValueError(f"invocation {fields['invocation']} is not there")
         return invocation.event
+    value: Any = fields[name]
     if name == "event_type":
         return _class_named(value, registry)
     if name == "expected":
