@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher
+from greenroom.actors.resources import ResourcesForgotten
 from greenroom.errors import RuntimeShutdownError, WorkflowRuntimeError
 from greenroom.facts import DrainAsked, Outcome
 from greenroom.run_state import failed_outcome
@@ -91,6 +92,8 @@ class RootSupervisor(PooledActor):
                     self._lines.setdefault(message.group, deque()).append(message)
             case RunEnded():
                 self._forget(message.run)
+            case ResourcesForgotten():
+                message.resources.end()
             case Terminated():
                 self._supervisor_ended(message)
 

@@ -15,11 +15,13 @@ import traceback
 from collections.abc import Callable
 from contextvars import Context as Variables
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.parking import Parking
+from greenroom.actors.resources import RunResources
 from greenroom.actors.stream import await_reply
 from greenroom.collect import Gather, Join
 from greenroom.context import AsyncContext, Context, ContextCore
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StepActor"]
 
-
 class StepActor(PooledActor):
     """Starts and cancels the bodies of one step of one run."""
 
@@ -49,6 +50,7 @@ class StepActor(PooledActor):
         run_id: str,
         variables: Variables,
         parking: Parking,
+        resources: RunResources | None = None,
     ) -> None:
         """Make the actor.
 
@@ -61,6 +63,7 @@ class StepActor(PooledActor):
             run_id: The run's id.
             variables: The context variables of whoever called `run()`.
             parking: Where bodies that wait are counted.
+            resources: What the run's steps depend on, if this step does on anything.
         """
         super().__init__(dispatcher)
         self.supervisor = supervisor
@@ -70,7 +73,10 @@ class StepActor(PooledActor):
         self.label = f"{run_id}/{spec.name}"
         self.variables = variables
         self.parking = parking
-        self.call = _binder(spec, function)
+        if resources is not None and spec.dependencies:
+            self.call = resources.caller(spec, lambda values: _binder(spec, partial(function, **values)), variables)
+        else:
+            self.call = _binder(spec, function)
         self.in_flight: dict[tuple[int, int], _Body] = {}
         self._execute = dispatcher.execute_async if spec.is_async else dispatcher.execute
         self._body_class = _AsyncBody if spec.is_async else _Body

@@ -15,6 +15,7 @@ from pykka._envelope import Envelope
 from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher, Timer
 from greenroom.actors.parking import Parking
+from greenroom.actors.resources import RunResources
 from greenroom.actors.step import StepActor
 from greenroom.actors.stream import Published, StreamActor, StreamLog
 from greenroom.errors import GreenroomError, WorkflowRuntimeError
@@ -74,6 +75,13 @@ class Finisher(Protocol):
         """Take note of a question to a person."""
 
 
+class ResourcesClosed(NamedTuple):
+    """What was open for the run has been closed after its end, so that whoever waits for the outcome may have it."""
+
+    finisher: Finisher
+    outcome: Outcome
+
+
 class RunSupervisor(PooledActor):
     """Owns a run from its start event to its outcome, and its state afterwards.
 
@@ -81,6 +89,7 @@ class RunSupervisor(PooledActor):
         log: The run's stream, to be read.
         stream: The stream's actor.
         finisher: Is told the outcome. Set before the run begins.
+        resources: What the steps depend on, if they do on anything. Set before the run begins.
         exposed: Whether internal events go to the stream. It may be set before the run begins; later, `ExposeInternal`
             does so.
     """
@@ -111,6 +120,7 @@ class RunSupervisor(PooledActor):
         self._functions = functions
         self._variables = variables
         self._parking = parking
+        self.resources: RunResources | None = None
         self.finisher: Finisher | None = None
         self._steps: dict[str, Ref] = {}
         self._timers: dict[TimerKey, tuple[int, Timer]] = {}
@@ -132,6 +142,8 @@ class RunSupervisor(PooledActor):
             if serial == message.serial:
                 del self._timers[message.key]
                 self._apply(TimerFired(message.key, self.dispatcher.wall_time()))
+        elif type(message) is ResourcesClosed:
+            message.finisher.finish(message.outcome)
         elif type(message) is Terminated:
             if message.reason is not None:
                 self._apply(Crashed(_engine_failure(message.ref, message.reason)))
@@ -214,6 +226,7 @@ class RunSupervisor(PooledActor):
             state.run_id,
             self._variables,
             self._parking,
+            self.resources,
         )
         actor.watch(self.actor_ref)
         return actor.actor_ref
@@ -261,8 +274,14 @@ class RunSupervisor(PooledActor):
         self._steps.clear()
         self._serve_early()  # A run that is cancelled before its turn never begins, and they wait for an answer.
         finisher, self.finisher = self.finisher, None
-        if finisher is not None:
+        if finisher is not None and not self._closes_first(finisher, effect.outcome):
             finisher.finish(effect.outcome)
+
+    def _closes_first(self, finisher: Finisher, outcome: Outcome) -> bool:
+        """Have what is open for the run closed; return whether the outcome is to wait for that."""
+        if self.resources is None:
+            return False
+        return not self.resources.end(lambda: self.actor_ref.tell(ResourcesClosed(finisher, outcome)))
 
     def _serve_early(self) -> None:
         early, self._early = self._early, []

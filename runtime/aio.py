@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from greenroom.context import AsyncContext as Context
 from greenroom.context import ContextCore, check_sendable
@@ -82,6 +82,16 @@ class Workflow(BlockingWorkflow):
     """A workflow whose `run` returns a handler for code that awaits. Its steps may be `async def` or `def`."""
 
     _handler_class: ClassVar[type[BlockingHandler]] = Handler
+
+    async def close(self) -> None:  # type: ignore[override]  # awaited, as all here
+        """Close the resources that are open for the workflow; see `greenroom.Workflow.close`."""
+        await asyncio.to_thread(super().close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
 
     if TYPE_CHECKING:
 

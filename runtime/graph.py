@@ -49,6 +49,7 @@ class Graph:
         events: Every class of event that a step takes or returns.
         asks_people: Whether a step takes an event that only somebody outside can send.
         response_class: The class of the answer to a question that no wait goes with.
+        dependencies: The resources that the steps take.
         has_async_steps: Whether a step is an `async def`, so that a run needs the event loop.
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
         handlers: The `@catch_error` step that takes the failures of a step, by that step's name.
@@ -80,6 +81,7 @@ class Graph:
         self.state_type = self._find_state_type()
         answers = [cls for cls in accepted if issubclass(cls, HumanResponseEvent)]
         self.response_class: type[Event] = answers[0] if len(answers) == 1 else HumanResponseEvent
+        self.dependencies = tuple(dependency for spec in self.steps.values() for dependency in spec.dependencies)
         self.has_async_steps = any(spec.is_async for spec in self.steps.values())
         self.handlers: Mapping[str, StepSpec] = self._find_handlers()
         self._levels = Levels(self.steps, self._takers, self.handlers)
@@ -130,16 +132,17 @@ class Graph:
             return f"step '{step}' of {self.name} does not accept {event_class.__name__}; it accepts {accepts}"
         return None
 
-    def validate(self, skip: Collection[str] = ()) -> None:
+    def validate(self, skip: Collection[str] = (), found: Iterable[str] = ()) -> None:
         """Check that every event has a taker and a maker, and that every step can be reached and can end the run.
 
         Args:
             skip: Names of checks to leave out: "reachability", "terminal_event", "dead_end".
+            found: Faults that were found elsewhere, to be told with those that are found here.
 
         Raises:
             WorkflowValidationError: With every fault that was found, one a line, each with what to do.
         """
-        faults = self.find_faults(skip)
+        faults = [*self.find_faults(skip), *found]
         if faults:
             raise WorkflowValidationError(f"{self.name} cannot work:\n" + "\n".join(f"  - {fault}" for fault in faults))
 

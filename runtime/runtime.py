@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from greenroom.actors.base import here
 from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.open_resources import OpenResources
 from greenroom.actors.parking import Parking
 from greenroom.actors.pool import PoolDispatcher
 from greenroom.actors.root import Drain, RootSupervisor
@@ -79,6 +80,7 @@ class Runtime:
         runs: The handlers of the runs that have not ended, by run id.
         askers: The same by what the ids of their questions begin with. Of several runs that were restored from one
             snapshot it names one.
+        open_resources: What is open for workflows, to be closed at the end.
         draining: Whether it is being shut down, so that no run may begin.
         keeper: Keeps the runs in the store, or None where there is no store.
 
@@ -156,6 +158,7 @@ class Runtime:
         self._on_input: list[Callable[[PendingInput], object]] = []
         self.runs: dict[str, Handler] = {}
         self.askers: dict[str, Handler] = {}
+        self.open_resources: dict[OpenResources, None] = {}
         self.root = RootSupervisor.start(dispatcher, self.runs)
         self.draining = False
         self._process = os.getpid()
@@ -372,6 +375,12 @@ class Runtime:
         self._close(EXIT_SECONDS)
 
     def _close(self, seconds: float) -> None:
+        now = self.dispatcher.now
+        deadline = now() + seconds
+        for resources in list(self.open_resources):
+            # They leave time for the threads, of which one may be what uses them.
+            resources.close_in_time(max(0.0, deadline - now()) / 2)
+        seconds = max(0.0, deadline - now())
         with self._closing:
             if not self.dispatcher.closed:
                 if self.keeper is not None:

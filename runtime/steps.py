@@ -7,7 +7,6 @@ that are defined after it.
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import types
 import typing
@@ -15,9 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
+from greenroom.annotations import local_names
 from greenroom.collect import Collect, Gather, Join
 from greenroom.errors import WorkflowRuntimeError, WorkflowValidationError
 from greenroom.events import Event, StepFailedEvent, StopEvent
+from greenroom.resources import Dependency, DependencyReader, find_marker
 
 if TYPE_CHECKING:
     from greenroom.retry import RetryPolicy
@@ -80,6 +81,7 @@ class StepSpec:
         in_workflow: Whether it is a method, not a free function.
         returns_lists_of: The classes of events that it may return in a list.
         gather: How it takes many events at once, or None where it takes one.
+        dependencies: The resources that it takes.
     """
 
     name: str
@@ -94,6 +96,7 @@ class StepSpec:
     in_workflow: bool
     returns_lists_of: tuple[type[Event], ...] = ()
     gather: Gather | None = None
+    dependencies: tuple[Dependency, ...] = ()
 
     @property
     def emits(self) -> tuple[type[Event], ...]:
@@ -308,7 +311,7 @@ def _decorate(
             f"@step on '{name}': unknown graph checks {sorted(unknown)}; known are {list(STEP_GRAPH_CHECKS)}"
         )
     options = StepOptions(
-        num_workers, retry_policy, timeout, frozenset(skip_graph_checks or ()), _local_names(function, frame), catches
+        num_workers, retry_policy, timeout, frozenset(skip_graph_checks or ()), local_names(function, frame), catches
     )
     setattr(function, _OPTIONS, options)
     if workflow is not None:
@@ -353,8 +356,12 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
     context_parameter: str | None = None
     state_type: type | None = None
     is_async = inspect.iscoroutinefunction(function)
+    reader = DependencyReader(faults)
     for parameter in parameters:
         hint = hints.get(parameter.name)
+        if find_marker(hint) is not None:
+            reader.read(parameter, hint, where)
+            continue
         listed = _list_of(hint, where, faults)
         if listed is not None:
             lists.append((parameter.name, *listed))
@@ -386,8 +393,8 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
         ):
             faults.append(
                 f"{where}: nothing can be given for parameter '{parameter.name}'"
-                f" ({'no annotation' if hint is None else _name(hint)}); annotate it with an event class or Context,"
-                " or give it a default"
+                f" ({'no annotation' if hint is None else _name(hint)}); annotate it with an event class, Context, or"
+                " Annotated[..., Resource(factory)], or give it a default"
             )
     gather = _gather_of(event_parameters, lists, where, faults)
     returns, returns_lists_of, returns_none = _returns_of(hints, where, faults)
@@ -418,6 +425,7 @@ def read_step(function: types.FunctionType, *, in_workflow: bool, owner: type) -
         in_workflow=in_workflow,
         returns_lists_of=returns_lists_of,
         gather=gather,
+        dependencies=tuple(reader.found),
     )
 
 
@@ -512,9 +520,9 @@ def _wrong_context(where: str, parameter: str, is_async: bool) -> str:
 
 
 def _resolve_hints(function: Any, options: StepOptions, owner: type, where: str) -> dict[str, Any]:
-    local_names = {**options.local_names, owner.__name__: owner}
+    names = {**options.local_names, owner.__name__: owner}
     try:
-        return typing.get_type_hints(function, localns=local_names, include_extras=True)
+        return typing.get_type_hints(function, localns=names, include_extras=True)
     except Exception as error:
         raise WorkflowValidationError(f"{where}: its annotations cannot be resolved: {error}") from error
 
@@ -538,21 +546,6 @@ def _union_members(hint: Any) -> tuple[Any, ...]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return tuple(member for argument in typing.get_args(hint) for member in _union_members(argument))
     return (type(None),) if hint is None else (hint,)
-
-
-def _local_names(function: Any, frame: types.FrameType) -> dict[str, Any]:
-    """Return the names of enclosing functions and class bodies that annotations written as strings may mean."""
-    wanted = set(re.findall(r"\w+", " ".join(a for a in function.__annotations__.values() if isinstance(a, str))))
-    names: dict[str, Any] = {}
-    current: types.FrameType | None = frame
-    while wanted and current is not None and current.f_code.co_name != "<module>":
-        # Not every frame below is a scope around: it may be one that called the enclosing function.
-        is_around = function.__qualname__.startswith(f"{current.f_code.co_qualname}.")
-        if is_around and current.f_globals is function.__globals__:
-            for name in wanted.intersection(current.f_locals):
-                names.setdefault(name, current.f_locals[name])
-        current = current.f_back
-    return names
 
 
 def _is_free(function: Any) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextvars
 import inspect
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import ValidationError
 
 from greenroom.actors.durable import Begin, DurableSupervisor
 from greenroom.actors.observed import ObservedDurableSupervisor, ObservedSupervisor
+from greenroom.actors.resources import RunResources
 from greenroom.actors.root import RunAdmitted
 from greenroom.actors.stream import StreamActor, StreamLog
 from greenroom.actors.supervisor import RunSupervisor
@@ -31,6 +32,7 @@ from greenroom.keeper import RunKeeper
 from greenroom.logging import run_log
 from greenroom.observer import Observers
 from greenroom.ports import RestingPort
+from greenroom.resources import ResourceManager
 from greenroom.run_state import OnStuck, RunState, failed_outcome
 from greenroom.runtime import Runtime, _current, current_runtime
 from greenroom.snapshot import registry_for
@@ -86,6 +88,7 @@ class Workflow:
         workflow_name: str | None = None,
         skip_graph_checks: Collection[str] | None = None,
         on_stuck: OnStuck = "fail",
+        resource_manager: ResourceManager | None = None,
     ) -> None:
         """Build the workflow and check it.
 
@@ -98,6 +101,8 @@ class Workflow:
             workflow_name: A name for messages and snapshots; by default the class's module and qualified name.
             skip_graph_checks: Checks to leave out: "reachability", "terminal_event", "dead_end".
             on_stuck: What to do with a run that nothing can end any more: "fail" it, or "wait" for somebody outside.
+            resource_manager: Holds the resources that steps take, so that several workflows share them, or a test gives
+                others; None for one of the workflow's own.
 
         Raises:
             WorkflowConfigurationError: If there is not exactly one kind of start event and one kind of stop event.
@@ -105,7 +110,7 @@ class Workflow:
         """
         cls = type(self)
         self.workflow_name = workflow_name or f"{cls.__module__}.{cls.__qualname__}"
-        _check_options(cls.__name__, timeout, num_concurrent_runs, runtime, on_stuck)
+        _check_options(cls.__name__, timeout, num_concurrent_runs, runtime, on_stuck, resource_manager)
         self.timeout = timeout
         self._verbose = verbose
         self._num_concurrent_runs = num_concurrent_runs
@@ -113,9 +118,10 @@ class Workflow:
         self._on_stuck: OnStuck = on_stuck
         self._skip = check_names(skip_graph_checks)
         self._disable_validation = disable_validation
+        self._resource_manager = resource_manager if resource_manager is not None else ResourceManager()
         self._graph = _graph_of(cls)
         if not disable_validation:
-            self._graph.validate(self._skip)
+            self.validate()
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -177,14 +183,51 @@ class Workflow:
         """Every class of event that the steps take or return."""
         return list(self._graph.events)
 
-    def validate(self) -> bool:
+    def validate(self, *, validate_resource_configs: bool = True, validate_resources: bool = False) -> bool:
         """Check the graph; return whether the workflow asks people.
+
+        Args:
+            validate_resource_configs: Read the files of the `ResourceConfig`s, again if they have been, and check that
+                they fit.
+            validate_resources: Call the factories of all resources as well, once each, to see that they work.
 
         Raises:
             WorkflowValidationError: With every fault that was found.
+            BaseException: What a factory raises.
         """
-        self._graph.validate(self._skip)
+        dependencies = self._graph.dependencies
+        found = self._resource_manager.check(dependencies, configs=validate_resource_configs)
+        self._graph.validate(self._skip, found)
+        if validate_resources:
+            resources = self._resources_in(self._runtime or current_runtime())
+            if resources is not None:
+                resources.rehearse(dependencies)
         return self._graph.asks_people
+
+    # -- resources -----------------------------------------------------------------------------------------------------
+
+    @property
+    def resource_manager(self) -> ResourceManager:
+        """What holds the workflow's resources."""
+        return self._resource_manager
+
+    def close(self) -> None:
+        """Close the resources that are open for the workflow, in reverse order; `with workflow:` does so at its end.
+
+        What a step at work is using is closed when that has ended. The workflow can still be run: what is needed is
+        opened anew. Without this call the resources are closed when the workflow object is no longer used, or at the
+        end of the runtime.
+
+        Raises:
+            BaseException: What the first resource raised that failed to close; the others are closed all the same.
+        """
+        self._resource_manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._resource_manager.close()
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -305,12 +348,17 @@ class Workflow:
     ) -> RunSupervisor:
         parts = (runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking)
         observers, keeper = self._observers(runtime, state.run_id), runtime.keeper
+        supervisor: RunSupervisor
         if keeper is None:
-            return ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
-        kept = (keeper, registry_for(self._graph), fence, next_seq)
-        if observers:
-            return ObservedDurableSupervisor(observers, *parts, *kept)
-        return DurableSupervisor(*parts, *kept)
+            supervisor = ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
+        else:
+            kept = (keeper, registry_for(self._graph), fence, next_seq)
+            if observers:
+                supervisor = ObservedDurableSupervisor(observers, *parts, *kept)
+            else:
+                supervisor = DurableSupervisor(*parts, *kept)
+        supervisor.resources = self._resources_in(runtime)
+        return supervisor
 
     def _let_begin(self, runtime: Runtime, handler: Handler, supervisor: RunSupervisor, begins: Any) -> None:
         if self._num_concurrent_runs is None:
@@ -355,6 +403,12 @@ class Workflow:
             observers = observers.and_also(Verbose(run_id))
         log = run_log()
         return observers if log is None else observers.and_also(log)
+
+    def _resources_in(self, runtime: Runtime) -> RunResources | None:
+        """Return what the steps of a run depend on, or None if they depend on nothing."""
+        if not self._graph.dependencies:
+            return None
+        return RunResources(self._resource_manager, runtime.dispatcher, runtime.root, runtime.open_resources)
 
     def _check_context(self, ctx: Any) -> bool:
         """Return whether the context has unfinished work to resume; raise if it cannot be run."""
@@ -478,7 +532,9 @@ def _graph_of(cls: type[Workflow]) -> Graph:
     return cast("Graph", graph)
 
 
-def _check_options(name: str, timeout: Any, num_concurrent_runs: Any, runtime: Any, on_stuck: Any) -> None:
+def _check_options(
+    name: str, timeout: Any, num_concurrent_runs: Any, runtime: Any, on_stuck: Any, resource_manager: Any
+) -> None:
     faults = []
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
         faults.append(f"timeout must be seconds greater than 0, or None, not {timeout!r}")
@@ -490,5 +546,7 @@ def _check_options(name: str, timeout: Any, num_concurrent_runs: Any, runtime: A
         faults.append(f"runtime must be a Runtime, not {describe(runtime)}")
     if on_stuck not in ("fail", "wait"):
         faults.append(f"on_stuck must be 'fail' or 'wait', not {on_stuck!r}")
+    if resource_manager is not None and not isinstance(resource_manager, ResourceManager):
+        faults.append(f"resource_manager must be a ResourceManager, not {describe(resource_manager)}")
     if faults:
         raise WorkflowValidationError(f"{name}(): " + "; ".join(faults))
