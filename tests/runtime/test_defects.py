@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from greenroom import (
     aio,
     step,
 )
+from greenroom.resources import Resource, Scope
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed, wait_none
 from greenroom.testing import SeededRuntime, explore
 
@@ -126,6 +128,69 @@ def test_d8_except_exception_does_not_swallow_a_wait(max_parked: int) -> None:
         runtime.run_until_idle()
         handler.send_event(HumanResponseEvent(response="yes"))
         assert handler.result() == "yes"
+
+
+@pytest.mark.parametrize("scope", ["run", "workflow"])
+def test_d13_parallel_steps_and_runs_may_resolve_one_resource(scope: Scope) -> None:
+    """Those that come while it is being made wait for it; nobody sees a circle where there is none."""
+
+    def test(runtime: SeededRuntime) -> None:
+        made: list[object] = []
+
+        async def slow() -> object:
+            await asyncio.sleep(1)
+            made.append(object())
+            return made[-1]
+
+        class Parallel(Workflow):
+            @step
+            def start(self, ctx: Context, ev: StartEvent) -> Item | None:
+                for n in range(3):
+                    ctx.send_event(Item(n=n))
+                return None
+
+            @step(num_workers=3)
+            async def one(self, ev: Item, it: Annotated[object, Resource(slow, scope=scope)]) -> Done:
+                return Done(n=id(it))
+
+            @step
+            def end(
+                self, ctx: Context, ev: Done, it: Annotated[object, Resource(slow, scope=scope)]
+            ) -> StopEvent | None:
+                assert ev.n == id(it)
+                return StopEvent() if ctx.collect_events(ev, {Done: 3}) else None
+
+        workflow = Parallel()
+        for handler in [workflow.run(), workflow.run()]:
+            handler.result()
+        assert len(made) == (1 if scope == "workflow" else 2)
+
+    explore(test, range(10))
+
+
+@pytest.mark.parametrize("scope", ["invocation", "run", "workflow"])
+def test_d14_factories_of_one_name_make_resources_of_their_own(scope: Scope) -> None:
+    """Two lambdas, and two functions that one function has made, are told apart."""
+
+    def maker(text: str) -> Callable[[], str]:
+        def make() -> str:
+            return text
+
+        return make
+
+    class Uses(Workflow):
+        @step
+        def work(
+            self,
+            ev: StartEvent,
+            a: Annotated[str, Resource(lambda: "a", scope=scope)],
+            b: Annotated[str, Resource(lambda: "b", scope=scope)],
+            c: Annotated[str, Resource(maker("c"), scope=scope)],
+            d: Annotated[str, Resource(maker("d"), scope=scope)],
+        ) -> StopEvent:
+            return StopEvent(result=a + b + c + d)
+
+    assert Uses().run().result() == "abcd"
 
 
 def test_d16_a_stop_event_keeps_undeclared_fields() -> None:

@@ -191,8 +191,8 @@ def test_all_faults_of_a_signature_are_told_together() -> None:
 
     assert faults(method(work)) == [
         "step 'work' takes two contexts, 'ctx' and 'again'; one is enough",
-        "step 'work': nothing can be given for parameter 'number' (int); annotate it with an event class or Context, or"
-        " give it a default",
+        "step 'work': nothing can be given for parameter 'number' (int); annotate it with an event class, Context, or"
+        " Annotated[..., Resource(factory)], or give it a default",
         "step 'work' must have a return annotation: event classes, None, or a union of them",
         "step 'work' is a generator; return one event or a list, and send others with ctx.send_event()",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
 from pydantic import BaseModel
 
@@ -20,6 +20,7 @@ from greenroom import (
     aio,
     step,
 )
+from greenroom.resources import Resource, ResourceConfig, ResourceManager
 from greenroom.retry import retry_policy, stop_after_attempt
 
 
@@ -70,6 +71,25 @@ class Count(Workflow):
         state = await ctx.store.get_state()
         assert_type(state, Tally)
         return Total(words=state.words)
+
+
+def open_pages(tally: Annotated[Tally, ResourceConfig("tally.toml", "first")]) -> Iterator[list[str]]:
+    yield ["page"] * tally.words
+
+
+class Read(Workflow):
+    @step
+    def read(self, ev: StartEvent, pages: Annotated[list[str], Resource(open_pages, scope="run")]) -> StopEvent:
+        assert_type(pages, list[str])
+        return StopEvent(result=pages)
+
+
+def with_resources() -> None:
+    resources = ResourceManager()
+    resources.set(open_pages, ["page"])
+    with Read(resource_manager=resources, disable_validation=True) as workflow:
+        assert_type(workflow, Read)
+        workflow.run().result()
 
 
 @step(workflow=Count)
