@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StepActor"]
 
+
 class StepActor(PooledActor):
     """Starts and cancels the bodies of one step of one run."""
 

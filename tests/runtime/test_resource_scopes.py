@@ -32,6 +32,7 @@ from greenroom import (
 )
 from greenroom.resources import Resource, Scope
 from greenroom.retry import retry_policy, stop_after_attempt, wait_none
+from greenroom.stores import MemoryStore
 from greenroom.testing import SeededRuntime, explore
 from tests.support.flavours import DEADLINE, Flavour
 from tests.support.waiting import wait_until
@@ -1168,3 +1169,29 @@ def test_steps_that_take_many_events_or_failures_have_resources(flow: Flavour, l
 
     assert Many().run().result(DEADLINE) == "caught with it: it 3"
     assert log == ["open it", "close it"] * 2
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator"])
+def test_a_run_that_rests_in_a_store_closes_what_it_had_open(flow: Flavour, log: Log, kind: str) -> None:
+    """It leaves memory, and its resources with it; it opens others when it is woken."""
+    of_run, own = log.factory(kind, "of run"), log.factory(kind, "own")
+
+    class Asks(Workflow):
+        @flow.step
+        async def ask(
+            self,
+            ctx: Context,
+            ev: StartEvent,
+            run: Annotated[str, Resource(of_run, scope="run")],
+            it: Annotated[str, Resource(own, cache=False)],
+        ) -> StopEvent:
+            answer = await flow(ctx.wait_for_event(HumanResponseEvent))
+            return StopEvent(result=answer.text)
+
+    once = ["open of run", "open own", "close own", "close of run"]
+    with Runtime(store=MemoryStore(), idle_timeout=0.0):
+        handler = Asks().run()
+        assert wait_until(lambda: log == once, DEADLINE)
+        handler.send_event(HumanResponseEvent(text="yes"))
+        assert handler.result(DEADLINE) == "yes"
+    assert log == once * 2
