@@ -99,7 +99,7 @@ def _end(request: pytest.FixtureRequest, runtime: Runtime) -> None:
 
 def _describe(handler: Any) -> str:
     """Name a run, and what it is about."""
-    steps = handler.ctx._port.running_steps()
+    steps = handler.running_steps()
     questions = [repr(question.request) for question in handler.open_questions()]
     about = [f"at work: {', '.join(steps)}"] * bool(steps) + [f"asks: {', '.join(questions)}"] * bool(questions)
     return "; ".join([repr(handler), *about])

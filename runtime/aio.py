@@ -61,11 +61,11 @@ class Handler(BlockingHandler):
             await asyncio.wait_for(self._await_end(), timeout)
 
     async def send_event(  # type: ignore[override]
-        self, message: Event, step: str | None = None, dedup_key: str | None = None
+        self, event: Event, step: str | None = None, dedup_key: str | None = None
     ) -> None:
         """Send an event into the run; see `greenroom.Context.send_event`."""
-        check_sendable(self._link.graph, message, step)
-        await self._link.ask_async(EventArrived(message, step, dedup_key))
+        check_sendable(self._link.graph, event, step)
+        await self._link.ask_async(EventArrived(event, step, dedup_key))
 
     async def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:  # type: ignore[override]
         """Answer a question; see `greenroom.Handler.respond`."""

@@ -274,11 +274,10 @@ class ContextCore(ContextBase, Generic[S]):
         """Whether the run is going on."""
         return self._port.is_running
 
-    def running_steps(self) -> list[str]:
-        """Return the names of the steps that have an invocation running, in alphabetical order."""
+    def _running_fact(self) -> Inspect:
         if self._step is not None:
             raise ContextStateError("running_steps() is for handler.ctx, not for the context of a step")
-        return self._port.running_steps()
+        return Inspect(lambda state: state.active_steps)
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
@@ -517,6 +516,10 @@ class Context(ContextCore[S]):
             step.ask(OnceDone(number, attempt, key, result))
         return cast("T", result)
 
+    def running_steps(self) -> list[str]:
+        """Return the names of the steps that have an invocation running, in alphabetical order."""
+        return cast("list[str]", self._port.ask(self._running_fact()))
+
     @property
     def store(self) -> Store[S]:
         """The state that the steps of the run share."""
@@ -566,6 +569,10 @@ class AsyncContext(ContextCore[S]):
                 result = await result
             await step.ask_async(OnceDone(number, attempt, key, result))
         return result
+
+    async def running_steps(self) -> list[str]:
+        """Return the names of the steps that have an invocation running; see `Context.running_steps`."""
+        return cast("list[str]", await self._port.ask_async(self._running_fact()))
 
     @property
     def store(self) -> AsyncStore[S]:

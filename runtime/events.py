@@ -5,7 +5,8 @@ An event is a pydantic model that also keeps keyword arguments which it does not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,12 @@ class Event(BaseModel):
 
         def __getattr__(self, name: str) -> Any: ...
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.__private_attributes__ and "model_post_init" in cls.__dict__:
+            cls.model_post_init = _with_private_keywords(cls.model_post_init)  # type: ignore[method-assign]
+
     def __getitem__(self, key: str) -> Any:
         if key in type(self).model_fields:
             return getattr(self, key)
@@ -103,6 +110,20 @@ class Event(BaseModel):
         return {key: self[key] for key in self}
 
 
+def _with_private_keywords(initialise: Callable[[Event, Any], None]) -> Callable[[Event, Any], None]:
+    """Have private attributes take the keyword arguments of their names, which pydantic counts as undeclared fields."""
+
+    @functools.wraps(initialise)
+    def model_post_init(self: Event, context: Any, /) -> None:
+        initialise(self, context)
+        extra = self.__pydantic_extra__ or {}
+        for name in extra.keys() & type(self).__private_attributes__.keys():
+            setattr(self, name, extra.pop(name))
+            self.__pydantic_fields_set__.discard(name)
+
+    return model_post_init
+
+
 class StartEvent(Event):
     """Begins a run. `workflow.run(**kwargs)` builds it from its keyword arguments."""
 
@@ -120,6 +141,9 @@ class StopEvent(Event):
     """
 
     result: Any = None
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [(name, value) for name, value in super().__repr_args__() if name != "result" or value is not None]
 
 
 class InputRequiredEvent(Event):
