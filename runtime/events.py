@@ -60,7 +60,7 @@ class Event(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if cls.__private_attributes__ and "model_post_init" in cls.__dict__:
-            cls.model_post_init = _with_private_keywords(cls.model_post_init)  # type: ignore[method-assign]
+            cls.model_post_init = _with_private_keywords(cls.model_post_init)  # type: ignore[assignment]
 
     def __getitem__(self, key: str) -> Any:
         if key in type(self).model_fields:

@@ -339,7 +339,7 @@ class Handler(concurrent.futures.Future[Any]):
 
         return add_counts(self._link.graph, self._link.ask(Inspect(count)))
 
-    # -- for the runtime that looks over all its runs, and for test tools ------------------------------------------------
+    # -- for the runtime that looks over all its runs, and for test tools ----------------------------------------------
 
     def open_questions(self) -> list[PendingInput]:
         """Return the questions that are open."""

@@ -45,7 +45,7 @@ class WorkflowTestRunner:
         expose_internal: bool = True,
         exclude_events: Collection[type[Event]] | None = None,
         *,
-        answers: Mapping[type[Event], Answer] | None = None,
+        answers: Mapping[type[Any], Answer] | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
     ) -> WorkflowTestResult:
         """Run the workflow, and return when it has ended; see `greenroom.testing.WorkflowTestRunner.run`."""

@@ -87,7 +87,7 @@ class WorkflowTestRunner:
         expose_internal: bool = True,
         exclude_events: Collection[type[Event]] | None = None,
         *,
-        answers: Mapping[type[Event], Answer] | None = None,
+        answers: Mapping[type[Any], Answer] | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
     ) -> WorkflowTestResult:
         """Run the workflow, and return when it has ended.
@@ -130,7 +130,7 @@ class Trial:
         start_event: StartEvent | None,
         ctx: ContextCore[Any] | None,
         excluded: Collection[type[Event]] | None,
-        answers: Mapping[type[Event], Answer] | None,
+        answers: Mapping[type[Any], Answer] | None,
         timeout: float | None,
     ) -> None:
         """Check the arguments; the run begins with the `with` block."""
@@ -176,7 +176,7 @@ class Trial:
         if self._answers is not None and not isinstance(event, InternalDispatchEvent) and self._is_question(event):
             self._respond(event.input_id, event, self._answers)
 
-    def _respond(self, input_id: str, question: Event, answers: Mapping[type[Event], Answer]) -> None:
+    def _respond(self, input_id: str, question: Event, answers: Mapping[type[Any], Answer]) -> None:
         if input_id in self._seen:
             return
         self._seen.add(input_id)
@@ -212,7 +212,7 @@ class Trial:
         return "\n  ".join([heading, *lines])
 
 
-def _checked_answers(answers: Any) -> Mapping[type[Event], Answer] | None:
+def _checked_answers(answers: Any) -> Mapping[type[Any], Answer] | None:
     if answers is None:
         return None
     if not isinstance(answers, Mapping):
