@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from greenroom.collect import All, Collect, Take
 from greenroom.context import AsyncContext as Context
 from greenroom.context import ContextCore, check_sendable
 from greenroom.errors import (

@@ -146,6 +146,8 @@ class ContextCore(ContextBase, Generic[S]):
     def write_event_to_stream(self, ev: Event | None) -> None:
         """Publish an event to those who read the run's stream. No step sees it. None is ignored.
 
+        An `InternalDispatchEvent` reaches only those who read with `expose_internal=True`.
+
         Raises:
             WorkflowRuntimeError: If it is no event, or a stop event: only the end of the run ends its stream.
         """

@@ -9,9 +9,9 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, SerializeAsAny, WithJsonSchema
 
 __all__ = [
     "Event",
@@ -162,6 +162,19 @@ class HumanResponseEvent(Event):
         def __init__(self, **fields: Any) -> None: ...
 
 
+def _exception_fields(error: BaseException) -> dict[str, str]:
+    cls = type(error)
+    return {"exception_type": f"{cls.__module__}.{cls.__qualname__}", "exception_message": str(error)}
+
+
+# As JSON an exception is its type and message: an event of a stream can be sent to a browser.
+_Exception = Annotated[
+    BaseException,
+    PlainSerializer(_exception_fields, when_used="json"),
+    WithJsonSchema({"type": "object", "title": "Exception"}),
+]
+
+
 class StepFailedEvent(Event):
     """A step failed for good. Only a `@catch_error` step takes it.
 
@@ -175,8 +188,8 @@ class StepFailedEvent(Event):
     """
 
     step_name: str
-    input_event: Event
-    exception: BaseException
+    input_event: SerializeAsAny[Event]
+    exception: _Exception
     attempts: int
     elapsed_seconds: float
     failed_at: datetime
@@ -207,7 +220,7 @@ class WorkflowFailedEvent(StopEvent):
     """
 
     step_name: str | None = None
-    exception: BaseException
+    exception: _Exception
     attempts: int | None = None
     elapsed_seconds: float | None = None
 
@@ -229,7 +242,10 @@ class WorkflowCancelledEvent(StopEvent):
 
 
 class InternalDispatchEvent(Event):
-    """An event about the run itself. Streams leave it out unless `expose_internal=True`."""
+    """An event about the run itself. Streams leave it out unless `expose_internal=True`.
+
+    Subclass it for events of your own that only such readers shall see; written to the stream it has no offset.
+    """
 
 
 class StepState(StrEnum):

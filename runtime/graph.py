@@ -16,6 +16,7 @@ from greenroom.events import (
     Event,
     HumanResponseEvent,
     InputRequiredEvent,
+    InternalDispatchEvent,
     StartEvent,
     StepFailedEvent,
     StopEvent,
@@ -32,6 +33,7 @@ class EventKind(Enum):
     NONE = "no event"
     PLAIN = "an event"
     INPUT = "a question to a person"
+    INTERNAL = "an event that streams leave out"
     STOP = "the end"
     MANY = "a list of events"
 
@@ -353,6 +355,8 @@ def _find_kind(cls: Any) -> EventKind:
         return EventKind.NONE
     if issubclass(cls, StopEvent):
         return EventKind.STOP
+    if issubclass(cls, InternalDispatchEvent):
+        return EventKind.INTERNAL
     return EventKind.INPUT if issubclass(cls, InputRequiredEvent) else EventKind.PLAIN
 
 

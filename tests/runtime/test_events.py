@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from greenroom.events import (
     InputRequiredEvent,
     InternalDispatchEvent,
     StartEvent,
+    StepFailedEvent,
     StepStateChanged,
     StopEvent,
     UnhandledEvent,
@@ -208,6 +211,26 @@ def test_a_stop_event_without_a_result_does_not_show_one() -> None:
     assert repr(StopEvent(result=3)) == "StopEvent(result=3)"
     assert repr(StopEvent()) == "StopEvent()"
     assert repr(Report(pages=2)) == "Report(pages=2)"
+
+
+def test_events_that_tell_of_an_exception_can_be_sent_as_json() -> None:
+    """The exception as its type and message; the event that the step was given with its own fields."""
+    failed = WorkflowFailedEvent(step_name="a", exception=ValueError("x"))
+    assert json.loads(failed.model_dump_json())["exception"] == {
+        "exception_type": "builtins.ValueError",
+        "exception_message": "x",
+    }
+    assert failed.model_dump()["exception"] is failed.exception
+    step_failed = StepFailedEvent(
+        step_name="a",
+        input_event=Draft(text="b"),
+        exception=KeyError(1),
+        attempts=1,
+        elapsed_seconds=0.5,
+        failed_at=datetime(2020, 1, 1, tzinfo=UTC),
+    )
+    assert json.loads(step_failed.model_dump_json())["input_event"] == {"text": "b", "words": 0}
+    assert {"exception"} <= StepFailedEvent.model_json_schema()["properties"].keys()
 
 
 def test_the_family_of_events() -> None:
