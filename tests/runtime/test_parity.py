@@ -22,15 +22,18 @@ from greenroom import (
     InputRequiredEvent,
     Runtime,
     StartEvent,
+    StepFailedEvent,
     StopEvent,
     Workflow,
     WorkflowCancelledByUser,
     WorkflowConfigurationError,
     WorkflowFailedEvent,
     WorkflowRuntimeError,
+    WorkflowStuckError,
     WorkflowTimeoutError,
     WorkflowValidationError,
     aio,
+    catch_error,
     step,
 )
 from greenroom.events import InternalDispatchEvent
@@ -60,11 +63,12 @@ class Report(StopEvent):
 
 # The peer's module, ours, and what users import from it.
 MODULES = {
-    ("workflows", "greenroom.aio"): "Context Workflow step",
-    ("workflows.decorators", "greenroom.aio"): "step",
+    ("workflows", "greenroom.aio"): "Context Workflow catch_error step",
+    ("workflows.collect", "greenroom.collect"): "All Collect Take",
+    ("workflows.decorators", "greenroom.aio"): "catch_error step",
     ("workflows.events", "greenroom.events"): (
-        "Event HumanResponseEvent InputRequiredEvent InternalDispatchEvent StartEvent StepFailedEvent StepState"
-        " StepStateChanged StopEvent UnhandledEvent WorkflowCancelledEvent WorkflowFailedEvent WorkflowIdleEvent"
+        "CollectionReleaseEvent Event HumanResponseEvent InputRequiredEvent InternalDispatchEvent StartEvent"
+        " StepFailedEvent StepState StepStateChanged StopEvent UnhandledEvent WorkflowCancelledEvent WorkflowFailedEvent WorkflowIdleEvent"
         " WorkflowTimedOutEvent"
     ),
     ("workflows.errors", "greenroom.errors"): (
@@ -90,6 +94,23 @@ def test_what_users_import_has_the_same_name(modules: tuple[str, str]) -> None:
     """In the module that the migration page names for it."""
     ours = importlib.import_module(modules[1])
     assert [name for name in MODULES[modules].split() if not hasattr(ours, name)] == []
+
+
+# What the migration page says is not there, and why.
+ABSENT = {
+    "greenroom.events": "IdleReleasedEvent",
+    "greenroom.errors": "WorkflowDone WorkflowStepDoesNotExistError",
+    "greenroom.retry": "ConstantDelayRetryPolicy ExponentialBackoffRetryPolicy",
+    "greenroom.context": "JsonSerializer PickleSerializer",
+    "greenroom.runtime": "BasicRuntime ExternalRunAdapter InternalRunAdapter",
+}
+
+
+@pytest.mark.parametrize("module", ABSENT)
+def test_what_is_not_there_is_not_there(module: str) -> None:
+    """So that the page cannot say so of what has come since."""
+    ours = importlib.import_module(module)
+    assert [name for name in ABSENT[module].split() if hasattr(ours, name)] == []
 
 
 def test_one_import_line_is_enough_for_code_that_awaits() -> None:
@@ -611,3 +632,134 @@ def test_the_awaited_store_has_every_method() -> None:
 
     with SeededRuntime(1) as runtime:
         runtime.run(main())
+
+
+# -- 1.8, 1.18 lists and failures --------------------------------------------------------------------------------------
+
+
+def test_none_in_the_place_of_a_list_gathers_nothing(flow: Flavour) -> None:
+    """An empty list would be gathered as one."""
+    gathered: list[int] = []
+
+    class Maybe(Workflow):
+        @flow.step
+        async def split(self, ctx: Context, ev: StartEvent) -> list[Item] | Other | None:
+            ctx.send_event(Other(), delay=1)
+            return None
+
+        @flow.step
+        async def work(self, ev: Item) -> Report:
+            return Report(pages=0)
+
+        @flow.step
+        async def join(self, items: list[Item]) -> Report:
+            gathered.append(len(items))
+            return Report(pages=1)
+
+        @flow.step
+        async def end(self, ev: Other) -> Report:
+            return Report(pages=2)
+
+    with SeededRuntime(1):
+        assert Maybe().run().result().pages == 2
+    assert gathered == []
+
+
+def test_each_list_is_gathered_by_itself_though_two_steps_return_one(flow: Flavour) -> None:
+    """The gathering step is given both, one after the other, not one of all."""
+
+    class Two(Workflow):
+        @flow.step
+        async def left(self, ev: StartEvent) -> list[Item]:
+            return [Item(n=n) for n in (1, 2)]
+
+        @flow.step
+        async def right(self, ev: StartEvent) -> list[Item]:
+            return [Item(n=n) for n in (10, 20, 30)]
+
+        @flow.step
+        async def join(self, items: list[Item]) -> Other:
+            return Other(numbers=sorted(item.n for item in items))
+
+        @flow.step
+        async def end(self, ctx: Context, ev: Other) -> StopEvent | None:
+            both = await flow(ctx.collect_events(ev, [Other, Other]))
+            return both and StopEvent(result=sorted(other.numbers for other in both))
+
+    with SeededRuntime(1):
+        assert Two().run().result() == [[1, 2], [10, 20, 30]]
+
+
+def test_a_list_that_can_never_be_complete_fails_its_run(flow: Flavour) -> None:
+    """A member that waits for what nobody can send any more does not keep the run until its timeout."""
+
+    class Stuck(Workflow):
+        @flow.step
+        async def split(self, ev: StartEvent) -> list[Item]:
+            return [Item(n=n) for n in range(3)]
+
+        @flow.step
+        async def work(self, ctx: Context, ev: Item) -> Other | None:
+            four = await flow(ctx.collect_events(ev, {Item: 4}))
+            return Other() if four else None
+
+        @flow.step
+        async def join(self, others: list[Other]) -> StopEvent | None:
+            return StopEvent(result=len(others)) if others else None
+
+    with SeededRuntime(1) as runtime:
+        handler = Stuck(timeout=60).run()
+        with pytest.raises(WorkflowStuckError, match="work"):
+            handler.result()
+        assert runtime.now() < 1
+
+
+def test_a_failure_that_was_caught_is_not_on_the_stream(flow: Flavour) -> None:
+    """Nor is the run's status that of a failure."""
+
+    class Catches(Workflow):
+        @flow.step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            raise ValueError("on purpose")
+
+        @catch_error
+        def caught(self, ev: StepFailedEvent) -> StopEvent:
+            return StopEvent(result=str(ev.exception))
+
+    with SeededRuntime(1):
+        handler = Catches().run()
+        assert handler.result() == "on purpose"
+        assert handler.status == "completed"
+        assert [type(event) for event in handler.stream_events()] == [StopEvent]
+
+
+# -- 1.17 snapshots ----------------------------------------------------------------------------------------------------
+
+
+class Loops(Workflow):
+    """Goes round as often as it is told, and then waits."""
+
+    @step
+    def begin(self, ev: StartEvent) -> Item:
+        return Item(n=ev.rounds)
+
+    @step
+    def go_round(self, ctx: Context, ev: Item) -> Item | StopEvent:
+        if ev.n > 0:
+            ctx.write_event_to_stream(Other())
+            return Item(n=ev.n - 1)
+        ctx.wait_for_event(HumanResponseEvent)
+        return StopEvent()
+
+
+def test_a_snapshot_does_not_grow_with_what_has_been() -> None:
+    """After a thousand rounds it is as large as after ten, but for the digits of its counters."""
+    sizes = []
+    for rounds in (10, 1000):
+        with SeededRuntime(1) as runtime:
+            handler = Loops().run(rounds=rounds)
+            runtime.run_until_idle()
+            sizes.append(len(handler.ctx.snapshot()))
+            handler.cancel_run()
+            assert isinstance(handler.exception(), WorkflowCancelledByUser)
+    assert sizes[1] - sizes[0] < 40
