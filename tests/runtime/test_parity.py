@@ -68,8 +68,8 @@ MODULES = {
     ("workflows.decorators", "greenroom.aio"): "catch_error step",
     ("workflows.events", "greenroom.events"): (
         "CollectionReleaseEvent Event HumanResponseEvent InputRequiredEvent InternalDispatchEvent StartEvent"
-        " StepFailedEvent StepState StepStateChanged StopEvent UnhandledEvent WorkflowCancelledEvent WorkflowFailedEvent WorkflowIdleEvent"
-        " WorkflowTimedOutEvent"
+        " StepFailedEvent StepState StepStateChanged StopEvent UnhandledEvent WorkflowCancelledEvent"
+        " WorkflowFailedEvent WorkflowIdleEvent WorkflowTimedOutEvent"
     ),
     ("workflows.errors", "greenroom.errors"): (
         "ContextSerdeError ContextStateError WorkflowCancelledByUser WorkflowConfigurationError WorkflowRuntimeError"
