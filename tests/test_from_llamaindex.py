@@ -78,7 +78,7 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def test_every_row_says_how_it_stands_and_links_a_test() -> None:
-    """Same, better or different with a reason; one that is pending says on what."""
+    """Same, better or different with a reason; one that is being built says what it waits for."""
     assert len(rows()) > 150
     for feature, how, tests in rows():
         word = re.match(r"same|better|different|pending", how)

@@ -1,4 +1,4 @@
-"""The defects of peers that people have met, D1 to D27: each has a test here that bears its number."""
+"""The defects of peers that people have met, D1 to D27: each has a test that bears its number, most of them here."""
 
 from __future__ import annotations
 

@@ -97,12 +97,16 @@ def test_a_run_that_is_left_going_fails_the_test_and_is_named(pytester: pytest.P
             with pytest.raises(WorkflowCancelledByUser):
                 handler.result(10)
 
+        @pytest.mark.parametrize("n", range(20))
+        def test_stream(greenroom_runtime, n):
+            assert [type(event) for event in Hello().run().stream_events()] == [StopEvent]
+
         def test_spawned(greenroom_seeded):
             handler = Asks().run()
             greenroom_seeded.spawn(handler.cancel_run)
         """,
     )
-    result.assert_outcomes(passed=5, errors=3)
+    result.assert_outcomes(passed=25, errors=3)
     result.stdout.fnmatch_lines(
         [
             "*The test left runs going:",
