@@ -202,6 +202,23 @@ def test_a_stop_event_has_a_result_and_any_other_fields() -> None:
     assert stop["result"] == 3
 
 
+def test_the_result_of_a_stop_event_may_be_given_without_its_name() -> None:
+    """Of that alone, as there is nothing else to mean."""
+
+    class Report(StopEvent):
+        result: int
+        pages: int = 0
+
+    assert StopEvent([1]) == StopEvent(result=[1])
+    assert (StopEvent().result, StopEvent(None).result) == (None, None)
+    assert Report(3, pages=2) == Report(result=3, pages=2)  # type: ignore[misc, call-arg]
+    assert Report.model_validate({"result": "3"}) == Report(result=3)
+    with pytest.raises(ValidationError):
+        Report(pages=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        StopEvent(1, 2)  # type: ignore[call-arg]
+
+
 def test_a_stop_event_without_a_result_does_not_show_one() -> None:
     """As those of one's own."""
 
