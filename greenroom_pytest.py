@@ -44,7 +44,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
         item.stash[_failed] = True
         if "greenroom_seeded" in getattr(item, "fixturenames", ()):
             seed = item.config.stash[_seed]
-            report.sections.append(("greenroom", f"the schedule of --greenroom-seed={seed}: the option repeats it"))
+            report.sections.append(("greenroom", f"repeat this schedule with --greenroom-seed={seed}"))
     return report
 
 
