@@ -165,6 +165,10 @@ def questions(handler: Handler) -> None:
     assert_type(aio.Context.from_dict(Asks(), {}), aio.Context[Any])
 
 
+def ends() -> list[StopEvent]:
+    return [StopEvent(), StopEvent(3), StopEvent(result=3, cost=2), Total(words=1)]
+
+
 def tested() -> None:
     answers = {InputRequiredEvent: Approval(approved=True)}
     test = WorkflowTestRunner(Asks()).run(StartEvent(), answers=answers)
