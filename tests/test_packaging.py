@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_module(wheel: Path) -> None:
-    """Each .py file of both folders is in the wheel under its greenroom name; else what these need and pytest's plugin."""
+    """Each .py file of both folders is in the wheel under its greenroom name; else what these need, and the plugin."""
     expected = {
         f"{name}/{module.relative_to(ROOT / folder).as_posix()}"
         for folder, name in PACKAGES.items()

@@ -150,7 +150,7 @@ class Trial:
         if self._timeout is not None:
             late = TimeoutError(f"the run has not ended within {self._timeout:g} seconds")
             due = dispatcher.now() + self._timeout
-            self._timer = dispatcher.set_timer(due, self.handler.supervisor, CancelAsked(late))
+            self._timer = dispatcher.set_timer(due, self.handler._link.reach(), CancelAsked(late))
         return self
 
     def __exit__(
