@@ -117,6 +117,10 @@ class LoopThread:
         for task in self._tasks:
             task.cancel()
 
+    async def _settle(self) -> None:
+        # Within the loop: outside it `gather` of nothing asks the policy for a loop, which a program may have changed.
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             with self._starting:
@@ -137,7 +141,7 @@ class LoopThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
-            loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+            loop.run_until_complete(self._settle())
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()

@@ -325,15 +325,16 @@ class SeededDispatcher:
         self.trace.append(type(actor).__name__)
         actor.run_turn()
 
-    def _let_go_if_over(self, idle: bool) -> None:
-        for visitor in self._visitors.copy():
-            if visitor.is_over(self._now, idle):
-                self._let_go(visitor)
+    def _let_go_if_over(self, idle: bool) -> bool:
+        over = [visitor for visitor in self._visitors.copy() if visitor.is_over(self._now, idle)]
+        for visitor in over:
+            self._let_go(visitor)
+        return bool(over)
 
     def _pass_time(self) -> None:
         """Nothing can run: let those go who wait for that, and the clock jump to what is next."""
-        self._let_go_if_over(idle=True)
-        if not self._visitors:
+        # One that was let go may wait again already, for an actor that was not there when we looked; and so may others.
+        if self._let_go_if_over(idle=True) or not self._visitors or self._actors:
             return
         times = [strand.until for strand in self._strands] + [visitor.deadline for visitor in self._visitors.copy()]
         due = min((at for at in (*times, self._next_deadline()) if at is not None), default=math.inf)

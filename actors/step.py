@@ -244,10 +244,6 @@ class _Body:
         """Return the time of day, in UTC."""
         return self._actor.dispatcher.wall_time()
 
-    def running_steps(self) -> list[str]:
-        """A step does not look at the others."""
-        raise WorkflowRuntimeError("running_steps() is for handler.ctx")
-
     def checkpoint(self) -> None:
         """Let others go on, where bodies are given turns."""
         self._actor.dispatcher.checkpoint()

@@ -1,7 +1,8 @@
 """The same API for code that awaits: `from greenroom.aio import Workflow, Context, ...`.
 
-An `async def` step is given this module's `Context`, in whatever workflow. This module's `Workflow` hands it also to
-whoever calls `run()`, as `handler.ctx`, and its handler's `cancel_run` and `send_event` are awaited.
+It has every name that `greenroom` has, so that one import line will do. An `async def` step is given this module's
+`Context`, in whatever workflow. This module's `Workflow` hands it also to whoever calls `run()`, as `handler.ctx`, and
+its handler's `cancel_run`, `send_event`, `respond` and `stop_event_result` are awaited.
 """
 
 from __future__ import annotations
@@ -11,26 +12,98 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from greenroom.collect import All, Collect, Take
 from greenroom.context import AsyncContext as Context
 from greenroom.context import ContextCore, check_sendable
-from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StepFailedEvent, StopEvent
-from greenroom.facts import EventArrived, Inspect, Responded
+from greenroom.errors import (
+    ContextSerdeError,
+    ContextStateError,
+    DeadlockError,
+    GreenroomError,
+    InputAnsweredError,
+    InputError,
+    InputExpiredError,
+    InvalidResponseError,
+    RuntimeForkedError,
+    RuntimeShutdownError,
+    StepCancelled,
+    StepTimeoutError,
+    UnknownInputError,
+    WorkflowCancelledByUser,
+    WorkflowConfigurationError,
+    WorkflowRuntimeError,
+    WorkflowStuckError,
+    WorkflowTimeoutError,
+    WorkflowValidationError,
+)
+from greenroom.events import (
+    CollectionReleaseEvent,
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    StartEvent,
+    StepFailedEvent,
+    StepState,
+    StepStateChanged,
+    StopEvent,
+    UnhandledEvent,
+    WorkflowCancelledEvent,
+    WorkflowFailedEvent,
+    WorkflowIdleEvent,
+    WorkflowTimedOutEvent,
+)
+from greenroom.facts import DeadLetter, EventArrived, Inspect, Responded
 from greenroom.handler import Handler as BlockingHandler
+from greenroom.inputs import PendingInput
 from greenroom.runtime import Runtime
+from greenroom.state import DictState
 from greenroom.steps import catch_error, step
 from greenroom.workflow import Workflow as BlockingWorkflow
 
 __all__ = [
+    "All",
+    "Collect",
+    "CollectionReleaseEvent",
     "Context",
+    "ContextSerdeError",
+    "ContextStateError",
+    "DeadLetter",
+    "DeadlockError",
+    "DictState",
     "Event",
+    "GreenroomError",
     "Handler",
     "HumanResponseEvent",
+    "InputAnsweredError",
+    "InputError",
+    "InputExpiredError",
     "InputRequiredEvent",
+    "InvalidResponseError",
+    "PendingInput",
     "Runtime",
+    "RuntimeForkedError",
+    "RuntimeShutdownError",
     "StartEvent",
+    "StepCancelled",
     "StepFailedEvent",
+    "StepState",
+    "StepStateChanged",
+    "StepTimeoutError",
     "StopEvent",
+    "Take",
+    "UnhandledEvent",
+    "UnknownInputError",
     "Workflow",
+    "WorkflowCancelledByUser",
+    "WorkflowCancelledEvent",
+    "WorkflowConfigurationError",
+    "WorkflowFailedEvent",
+    "WorkflowIdleEvent",
+    "WorkflowRuntimeError",
+    "WorkflowStuckError",
+    "WorkflowTimedOutEvent",
+    "WorkflowTimeoutError",
+    "WorkflowValidationError",
     "catch_error",
     "step",
 ]
@@ -61,11 +134,11 @@ class Handler(BlockingHandler):
             await asyncio.wait_for(self._await_end(), timeout)
 
     async def send_event(  # type: ignore[override]
-        self, message: Event, step: str | None = None, dedup_key: str | None = None
+        self, event: Event, step: str | None = None, dedup_key: str | None = None
     ) -> None:
         """Send an event into the run; see `greenroom.Context.send_event`."""
-        check_sendable(self._link.graph, message, step)
-        await self._link.ask_async(EventArrived(message, step, dedup_key))
+        check_sendable(self._link.graph, event, step)
+        await self._link.ask_async(EventArrived(event, step, dedup_key))
 
     async def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:  # type: ignore[override]
         """Answer a question; see `greenroom.Handler.respond`."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, overload
 
 from typing_extensions import TypeVar
 
@@ -146,6 +146,8 @@ class ContextCore(ContextBase, Generic[S]):
     def write_event_to_stream(self, ev: Event | None) -> None:
         """Publish an event to those who read the run's stream. No step sees it. None is ignored.
 
+        An `InternalDispatchEvent` reaches only those who read with `expose_internal=True`.
+
         Raises:
             WorkflowRuntimeError: If it is no event, or a stop event: only the end of the run ends its stream.
         """
@@ -163,8 +165,18 @@ class ContextCore(ContextBase, Generic[S]):
             self._refuse_to_act()
         step.tell(EventWritten(step.invocation.number, step.attempt, ev))
 
+    @overload
     def collect_events(
-        self, ev: Event, expected: list[type[Event]] | Mapping[type[Event], int], buffer_id: str | None = None
+        self, ev: Event, expected: list[type[E]] | Mapping[type[E], int], buffer_id: str | None = None
+    ) -> list[E] | None: ...
+
+    @overload  # for mypy, which takes a list of different classes for one of metaclasses
+    def collect_events(  # pyright: ignore[reportOverlappingOverload]
+        self, ev: Event, expected: list[type[Any]] | Mapping[type[Any], int], buffer_id: str | None = None
+    ) -> list[Any] | None: ...
+
+    def collect_events(
+        self, ev: Event, expected: list[Any] | Mapping[Any, int], buffer_id: str | None = None
     ) -> list[Any] | None:
         """Count an event in, and take the batch out once all that is expected has come.
 
@@ -274,11 +286,10 @@ class ContextCore(ContextBase, Generic[S]):
         """Whether the run is going on."""
         return self._port.is_running
 
-    def running_steps(self) -> list[str]:
-        """Return the names of the steps that have an invocation running, in alphabetical order."""
+    def _running_fact(self) -> Inspect:
         if self._step is not None:
             raise ContextStateError("running_steps() is for handler.ctx, not for the context of a step")
-        return self._port.running_steps()
+        return Inspect(lambda state: state.active_steps)
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
@@ -448,9 +459,15 @@ class Context(ContextCore[S]):
         step, fact = self._wait_fact(event_type, waiter_event, waiter_id, requirements, timeout, asks=False)
         return cast("E", step.wait(fact))
 
+    @overload
+    def ask(self, request: Event, *, timeout: float | None = None, key: str | None = None) -> HumanResponseEvent: ...
+
+    @overload
+    def ask(self, request: Event, response: type[E], timeout: float | None = None, key: str | None = None) -> E: ...
+
     def ask(
-        self, request: Event, response: type[E] | None = None, timeout: float | None = None, key: str | None = None
-    ) -> E:
+        self, request: Event, response: type[Any] | None = None, timeout: float | None = None, key: str | None = None
+    ) -> Any:
         """Ask a person and wait here for the answer.
 
         The request is streamed under an `input_id` of its own and listed in `handler.pending_inputs()` until it is
@@ -486,7 +503,7 @@ class Context(ContextCore[S]):
         """
         wanted = response if response is not None else HumanResponseEvent
         step, fact = self._wait_fact(wanted, request, key, None, timeout, asks=True)
-        return cast("E", step.wait(fact))
+        return step.wait(fact)
 
     def once(self, key: str, fn: Callable[..., T], *args: Any) -> T:
         """Do something that must not be done again when the step runs anew, as after a crash or a retry.
@@ -516,6 +533,10 @@ class Context(ContextCore[S]):
             result = fn(*args)
             step.ask(OnceDone(number, attempt, key, result))
         return cast("T", result)
+
+    def running_steps(self) -> list[str]:
+        """Return the names of the steps that have an invocation running, in alphabetical order."""
+        return cast("list[str]", self._port.ask(self._running_fact()))
 
     @property
     def store(self) -> Store[S]:
@@ -547,13 +568,29 @@ class AsyncContext(ContextCore[S]):
         step, fact = self._wait_fact(event_type, waiter_event, waiter_id, requirements, timeout, asks=False)
         return cast("E", await step.wait_async(fact))
 
+    @overload
     async def ask(
-        self, request: Event, response: type[E] | None = None, timeout: float | None = None, key: str | None = None
-    ) -> E:
+        self, request: Event, *, timeout: float | None = None, key: str | None = None
+    ) -> HumanResponseEvent: ...
+
+    @overload
+    async def ask(
+        self, request: Event, response: type[E], timeout: float | None = None, key: str | None = None
+    ) -> E: ...
+
+    async def ask(
+        self, request: Event, response: type[Any] | None = None, timeout: float | None = None, key: str | None = None
+    ) -> Any:
         """Ask a person and wait here for the answer; see `Context.ask`."""
         wanted = response if response is not None else HumanResponseEvent
         step, fact = self._wait_fact(wanted, request, key, None, timeout, asks=True)
-        return cast("E", await step.wait_async(fact))
+        return await step.wait_async(fact)
+
+    @overload
+    async def once(self, key: str, fn: Callable[..., Awaitable[T]], *args: Any) -> T: ...
+
+    @overload
+    async def once(self, key: str, fn: Callable[..., T], *args: Any) -> T: ...
 
     async def once(self, key: str, fn: Callable[..., Any], *args: Any) -> Any:
         """Do something that must not be done again when the step runs anew; see `Context.once`. `fn` may be async."""
@@ -566,6 +603,10 @@ class AsyncContext(ContextCore[S]):
                 result = await result
             await step.ask_async(OnceDone(number, attempt, key, result))
         return result
+
+    async def running_steps(self) -> list[str]:
+        """Return the names of the steps that have an invocation running; see `Context.running_steps`."""
+        return cast("list[str]", await self._port.ask_async(self._running_fact()))
 
     @property
     def store(self) -> AsyncStore[S]:

@@ -5,12 +5,15 @@ An event is a pydantic model that also keeps keyword arguments which it does not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import PlainSerializer, SerializeAsAny, WithJsonSchema
+
+from greenroom.dict_like import DictLikeModel
 
 __all__ = [
     "Event",
@@ -32,7 +35,7 @@ __all__ = [
 _MISSING: Any = object()
 
 
-class Event(BaseModel):
+class Event(DictLikeModel):
     """The base of all events. Subclass it and declare fields, or pass any keyword arguments.
 
     Declared fields are validated as pydantic validates them; all others are kept as they are. Both are read as
@@ -46,8 +49,6 @@ class Event(BaseModel):
         ('hello', 'Ada', 'Ada', 'nobody')
     """
 
-    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True, protected_namespaces=())
-
     # Type checkers are told that undeclared fields can be read, and given to the classes that declare none.
     if TYPE_CHECKING:
 
@@ -55,52 +56,25 @@ class Event(BaseModel):
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def __getitem__(self, key: str) -> Any:
-        if key in type(self).model_fields:
-            return getattr(self, key)
-        return (self.__pydantic_extra__ or {})[key]
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.__private_attributes__ and "model_post_init" in cls.__dict__:
+            cls.model_post_init = _with_private_keywords(cls.model_post_init)  # type: ignore[assignment]
 
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key in type(self).model_fields or self.__pydantic_extra__ is None:
-            setattr(self, key, value)
-        else:
-            self.__pydantic_extra__[key] = value  # Not by setattr, which a key such as "items" would lead astray.
 
-    def __contains__(self, key: object) -> bool:
-        return key in type(self).model_fields or key in (self.__pydantic_extra__ or {})
+def _with_private_keywords(initialise: Callable[[Event, Any], None]) -> Callable[[Event, Any], None]:
+    """Have private attributes take the keyword arguments of their names, which pydantic counts as undeclared fields."""
 
-    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # an event reads like a mapping: over its keys
-        yield from type(self).model_fields
-        yield from self.__pydantic_extra__ or {}
+    @functools.wraps(initialise)
+    def model_post_init(self: Event, context: Any, /) -> None:
+        initialise(self, context)
+        extra = self.__pydantic_extra__ or {}
+        for name in extra.keys() & type(self).__private_attributes__.keys():
+            setattr(self, name, extra.pop(name))
+            self.__pydantic_fields_set__.discard(name)
 
-    def __len__(self) -> int:
-        return len(type(self).model_fields) + len(self.__pydantic_extra__ or {})
-
-    def __bool__(self) -> bool:
-        return True
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of `key`, declared or not, or `default` where there is none."""
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
-    def keys(self) -> list[str]:
-        """Return the names of all fields, the declared ones first."""
-        return list(self)
-
-    def values(self) -> list[Any]:
-        """Return the values of all fields, in the order of `keys`."""
-        return [self[key] for key in self]
-
-    def items(self) -> list[tuple[str, Any]]:
-        """Return pairs of name and value, in the order of `keys`."""
-        return [(key, self[key]) for key in self]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a new dict of all fields; values are the event's own objects, not copies."""
-        return {key: self[key] for key in self}
+    return model_post_init
 
 
 class StartEvent(Event):
@@ -121,6 +95,15 @@ class StopEvent(Event):
 
     result: Any = None
 
+    def __init__(self, result: Any = _MISSING, /, **fields: Any) -> None:
+        """Make the event; `StopEvent(3)` says `StopEvent(result=3)`."""
+        if result is not _MISSING:
+            fields["result"] = result
+        super().__init__(**fields)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [(name, value) for name, value in super().__repr_args__() if name != "result" or value is not None]
+
 
 class InputRequiredEvent(Event):
     """Asks a person. Returned by a step it is streamed, and the run waits for a `HumanResponseEvent`."""
@@ -138,6 +121,19 @@ class HumanResponseEvent(Event):
         def __init__(self, **fields: Any) -> None: ...
 
 
+def _exception_fields(error: BaseException) -> dict[str, str]:
+    cls = type(error)
+    return {"exception_type": f"{cls.__module__}.{cls.__qualname__}", "exception_message": str(error)}
+
+
+# As JSON an exception is its type and message: an event of a stream can be sent to a browser.
+_Exception = Annotated[
+    BaseException,
+    PlainSerializer(_exception_fields, when_used="json"),
+    WithJsonSchema({"type": "object", "title": "Exception"}),
+]
+
+
 class StepFailedEvent(Event):
     """A step failed for good. Only a `@catch_error` step takes it.
 
@@ -151,8 +147,8 @@ class StepFailedEvent(Event):
     """
 
     step_name: str
-    input_event: Event
-    exception: BaseException
+    input_event: SerializeAsAny[Event]
+    exception: _Exception
     attempts: int
     elapsed_seconds: float
     failed_at: datetime
@@ -183,7 +179,7 @@ class WorkflowFailedEvent(StopEvent):
     """
 
     step_name: str | None = None
-    exception: BaseException
+    exception: _Exception
     attempts: int | None = None
     elapsed_seconds: float | None = None
 
@@ -205,7 +201,10 @@ class WorkflowCancelledEvent(StopEvent):
 
 
 class InternalDispatchEvent(Event):
-    """An event about the run itself. Streams leave it out unless `expose_internal=True`."""
+    """An event about the run itself. Streams leave it out unless `expose_internal=True`.
+
+    Subclass it for events of your own that only such readers shall see; written to the stream it has no offset.
+    """
 
 
 class StepState(StrEnum):

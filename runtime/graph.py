@@ -16,6 +16,7 @@ from greenroom.events import (
     Event,
     HumanResponseEvent,
     InputRequiredEvent,
+    InternalDispatchEvent,
     StartEvent,
     StepFailedEvent,
     StopEvent,
@@ -32,6 +33,7 @@ class EventKind(Enum):
     NONE = "no event"
     PLAIN = "an event"
     INPUT = "a question to a person"
+    INTERNAL = "an event that streams leave out"
     STOP = "the end"
     MANY = "a list of events"
 
@@ -90,7 +92,7 @@ class Graph:
         """Return the steps that an event of this class goes to, in alphabetical order.
 
         An event goes to every step that accepts its class; where none does, to those that accept its nearest base
-        class, as `functools.singledispatch` finds an implementation.
+        class, as `functools.singledispatch` finds an implementation; and to those that accept every subclass.
         """
         route = self._routes.get(event_class)
         if route is None:
@@ -272,11 +274,15 @@ class Graph:
     def _find_route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
         if issubclass(event_class, StopEvent):
             return ()
-        for base in event_class.__mro__:
-            route = tuple(spec for spec in self.steps.values() if base in spec.accepts)
-            if route:
-                return route
-        return ()
+        nearest = next((base for base in event_class.__mro__ if self._takes_itself(base)), None)
+        return tuple(
+            spec
+            for spec in self.steps.values()
+            if nearest in spec.accepts or (spec.options.accept_event_subclasses and self.accepts(spec, event_class))
+        )
+
+    def _takes_itself(self, event_class: type) -> bool:
+        return any(event_class in spec.accepts for spec in self.steps.values())
 
     def _is_made(self, accepted: type[Event]) -> bool:
         if issubclass(accepted, StartEvent | InputRequiredEvent | HumanResponseEvent | StepFailedEvent | StopEvent):
@@ -321,12 +327,6 @@ class Graph:
             return []
         exits = (StopEvent, InputRequiredEvent)
         alive = {spec.name for spec in self.steps.values() if any(issubclass(cls, exits) for cls in spec.emits)}
-        # A step that only notes what somebody outside sent, and returns nothing, is no dead end.
-        alive |= {
-            spec.name
-            for spec in self.steps.values()
-            if not spec.emits and all(issubclass(cls, HumanResponseEvent | StepFailedEvent) for cls in spec.accepts)
-        }
         grown = True
         while grown:
             more = {
@@ -340,7 +340,8 @@ class Graph:
         dead = [
             spec.name
             for spec in self.steps.values()
-            if spec.name not in alive and "dead_end" not in spec.options.skip_graph_checks
+            # One that returns no event only looks on, as a step that logs.
+            if spec.emits and spec.name not in alive and "dead_end" not in spec.options.skip_graph_checks
         ]
         if not dead:
             return []
@@ -357,6 +358,8 @@ def _find_kind(cls: Any) -> EventKind:
         return EventKind.NONE
     if issubclass(cls, StopEvent):
         return EventKind.STOP
+    if issubclass(cls, InternalDispatchEvent):
+        return EventKind.INTERNAL
     return EventKind.INPUT if issubclass(cls, InputRequiredEvent) else EventKind.PLAIN
 
 

@@ -99,11 +99,6 @@ class RunLink:
         """Whether the run is going on."""
         return bool(self.ask(Inspect(lambda state: state.outcome is None)))
 
-    def running_steps(self) -> list[str]:
-        """Return the names of the steps that have an invocation running."""
-        steps: list[str] = self.ask(Inspect(lambda state: state.active_steps))
-        return steps
-
 
 class Handler(concurrent.futures.Future[Any]):
     """A run in progress: its result, its stream, and the way to send it events.
@@ -273,15 +268,16 @@ class Handler(concurrent.futures.Future[Any]):
             WorkflowRuntimeError: If `after` is no offset.
         """
         if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < -1):
-            raise WorkflowRuntimeError(f"stream_events(after=...) takes an offset, -1 or more, not {after!r}")
+            hint = "; internal events are asked for by name: expose_internal=True" if isinstance(after, bool) else ""
+            raise WorkflowRuntimeError(f"stream_events(after=...) takes an offset, -1 or more, not {after!r}{hint}")
         self._is_watched = True
         return EventStream(self, after, expose_internal)
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    def send_event(self, message: Event, step: str | None = None, dedup_key: str | None = None) -> None:
+    def send_event(self, event: Event, step: str | None = None, dedup_key: str | None = None) -> None:
         """Send an event into the run; return when the run has taken it. See `Context.send_event`."""
-        self.ctx.send_event(message, step, dedup_key=dedup_key)
+        self.ctx.send_event(event, step, dedup_key=dedup_key)
 
     def cancel_run(self, timeout: float = 5.0) -> None:
         """End the run: `result()` then raises `WorkflowCancelledByUser`. Nothing happens if it has ended.
@@ -343,13 +339,18 @@ class Handler(concurrent.futures.Future[Any]):
 
         return add_counts(self._link.graph, self._link.ask(Inspect(count)))
 
-    # -- questions, also for the runtime that looks over all its runs --------------------------------------------------
+    # -- for the runtime that looks over all its runs, and for test tools ----------------------------------------------
 
     def open_questions(self) -> list[PendingInput]:
         """Return the questions that are open."""
         questions = self._link.ask(Inspect(lambda state: list(state.inputs.open.values())))
         now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
         return [pending_input(question, self.run_id, now, wall_time) for question in questions]
+
+    def running_steps(self) -> list[str]:
+        """Return the names of the steps that have an invocation running."""
+        steps: list[str] = self._link.ask(Inspect(lambda state: state.active_steps))
+        return steps
 
     def knows_question(self, input_id: str) -> bool:
         """Return whether the run has ever asked a question of this id."""

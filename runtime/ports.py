@@ -49,10 +49,6 @@ class RunPort(Protocol):
         """Whether the run is going on."""
         ...
 
-    def running_steps(self) -> list[str]:
-        """Return the names of the steps that have an invocation running."""
-        ...
-
 
 class StepPort(RunPort, Protocol):
     """The way from the context of one attempt at an invocation."""
@@ -163,9 +159,6 @@ class RestingPort:
 
     async def ask_async(self, fact: Any) -> Any:
         return self.ask(fact)
-
-    def running_steps(self) -> list[str]:
-        return []
 
 
 current_step: ContextVar[StepPort] = ContextVar("greenroom_step")

@@ -354,8 +354,7 @@ class Runtime:
                 " ever: shut the runtime down from outside, or with a timeout"
             )
         if self.dispatcher.on_loop_thread() and any(
-            handler.ctx._port.graph.has_async_steps and handler.ctx.running_steps()
-            for handler in list(self.runs.values())
+            handler.ctx._port.graph.has_async_steps and handler.running_steps() for handler in list(self.runs.values())
         ):
             raise DeadlockError(
                 "shutdown() would block the event loop that the runs need: await their handlers before the end of the"

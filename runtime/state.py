@@ -11,8 +11,9 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from greenroom.dict_like import DictLikeModel
 from greenroom.errors import StepCancelled, WorkflowRuntimeError
 
 __all__ = ["UNSET", "DictState", "StateStore", "StoreCall"]
@@ -21,7 +22,7 @@ MAX_DEPTH = 1000
 UNSET: Any = object()
 
 
-class DictState(BaseModel):
+class DictState(DictLikeModel):
     """The state of a run whose steps name no model: any keys, any values. A subclass may declare fields as well.
 
     Example:
@@ -29,11 +30,6 @@ class DictState(BaseModel):
         >>> state.count, state["count"], state.get("missing", 0)
         (1, 1, 0)
     """
-
-    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True, protected_namespaces=())
-
-    def __getitem__(self, key: str) -> Any:
-        return getattr(self, key) if key in type(self).model_fields else self._values()[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key in type(self).model_fields:
@@ -45,15 +41,6 @@ class DictState(BaseModel):
         if key in type(self).model_fields:
             raise TypeError(f"the field '{key}' is declared by {type(self).__name__}: set it to another value instead")
         del self._values()[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in type(self).model_fields or key in self._values()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of `key`, or `default` where there is none."""
-        if key in type(self).model_fields:
-            return getattr(self, key)
-        return self._values().get(key, default)
 
     def _values(self) -> dict[str, Any]:
         if self.__pydantic_extra__ is None:

@@ -60,6 +60,7 @@ class StepOptions:
     retry_policy: RetryPolicy | None
     timeout: float | None
     skip_graph_checks: frozenset[str]
+    accept_event_subclasses: bool
     local_names: Mapping[str, Any]
     catches: Catch | None = None
 
@@ -170,6 +171,7 @@ def step(
     retry_policy: RetryPolicy | None = None,
     timeout: float | None = None,
     skip_graph_checks: list[Literal["reachability", "dead_end"]] | None = None,
+    accept_event_subclasses: bool = False,
 ) -> Callable[[_F], _F]: ...
 
 
@@ -181,6 +183,7 @@ def step(
     retry_policy: RetryPolicy | None = None,
     timeout: float | None = None,
     skip_graph_checks: list[Literal["reachability", "dead_end"]] | None = None,
+    accept_event_subclasses: bool = False,
 ) -> Any:
     """Make a method, or a free function, a step of a workflow.
 
@@ -197,6 +200,8 @@ def step(
         timeout: Seconds that one invocation may take; None for no limit. The body of a `def` step that takes longer is
             abandoned, not killed: its result is ignored.
         skip_graph_checks: Checks of the graph that do not apply to this step: "reachability", "dead_end".
+        accept_event_subclasses: Give the step also those events of subclasses that another step takes as its own, as a
+            step that watches all events wants. Without it an event goes to the steps of its nearest class only.
 
     Returns:
         The function itself.
@@ -213,11 +218,10 @@ def step(
         >>> Shout().run(text="hello").result()
         'HELLO'
     """
+    options = (num_workers, retry_policy, timeout, skip_graph_checks, accept_event_subclasses)
     if func is None:
-        return lambda function: _decorate(
-            function, workflow, num_workers, retry_policy, timeout, skip_graph_checks, sys._getframe(1)
-        )
-    return _decorate(func, workflow, num_workers, retry_policy, timeout, skip_graph_checks, sys._getframe(1))
+        return lambda function: _decorate(function, workflow, *options, sys._getframe(1))
+    return _decorate(func, workflow, *options, sys._getframe(1))
 
 
 @overload
@@ -276,7 +280,7 @@ def catch_error(
         names = None if for_steps is None else tuple(for_steps)
         if isinstance(for_steps, str) or (names is not None and not all(isinstance(name, str) for name in names)):
             raise WorkflowValidationError(f"{where}: for_steps must be a list of the names of steps, or None")
-        return _decorate(function, workflow, 1, None, None, None, frame, Catch(names, max_recoveries))
+        return _decorate(function, workflow, 1, None, None, None, False, frame, Catch(names, max_recoveries))
 
     return decorate if func is None else decorate(func)
 
@@ -288,6 +292,7 @@ def _decorate(
     retry_policy: RetryPolicy | None,
     timeout: float | None,
     skip_graph_checks: list[Any] | None,
+    accept_event_subclasses: bool,
     frame: types.FrameType,
     catches: Catch | None = None,
 ) -> Any:
@@ -305,13 +310,21 @@ def _decorate(
         raise WorkflowValidationError(
             f"@step on '{name}': retry_policy must have a method next(); see greenroom.retry.retry_policy()"
         )
+    if not isinstance(accept_event_subclasses, bool):
+        raise WorkflowValidationError(f"@step on '{name}': accept_event_subclasses must be True or False")
     unknown = set(skip_graph_checks or ()) - set(STEP_GRAPH_CHECKS)
     if unknown:
         raise WorkflowValidationError(
             f"@step on '{name}': unknown graph checks {sorted(unknown)}; known are {list(STEP_GRAPH_CHECKS)}"
         )
     options = StepOptions(
-        num_workers, retry_policy, timeout, frozenset(skip_graph_checks or ()), local_names(function, frame), catches
+        num_workers,
+        retry_policy,
+        timeout,
+        frozenset(skip_graph_checks or ()),
+        accept_event_subclasses,
+        local_names(function, frame),
+        catches,
     )
     setattr(function, _OPTIONS, options)
     if workflow is not None:

@@ -169,6 +169,11 @@ class Workflow:
         return build_graph(_graph_of(cls))
 
     @property
+    def runtime(self) -> Runtime:
+        """Where a run that begins now would run."""
+        return self._runtime or current_runtime()
+
+    @property
     def start_event_class(self) -> type[StartEvent]:
         """The class of the event that begins a run."""
         return self._graph.start_event_class
@@ -258,7 +263,7 @@ class Workflow:
         """
         if not hasattr(self, "_graph"):
             raise WorkflowRuntimeError(f"{type(self).__name__}.__init__ must call super().__init__()")
-        runtime = self._runtime or current_runtime()
+        runtime = self.runtime
         runtime.check_usable()
         if run_id is None:
             run_id = runtime.new_run_id()

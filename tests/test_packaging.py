@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for folder in PACKAGES:
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "greenroom_pytest.py"):
         shutil.copy(ROOT / name, source)
     output = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", output, source, cwd=output)
@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_module(wheel: Path) -> None:
-    """Each .py file of both folders is in the wheel under its greenroom name, with what the page needs and py.typed."""
+    """Each .py file of both folders is in the wheel under its greenroom name; else what these need, and the plugin."""
     expected = {
         f"{name}/{module.relative_to(ROOT / folder).as_posix()}"
         for folder, name in PACKAGES.items()
@@ -47,7 +47,7 @@ def test_the_wheel_holds_every_module(wheel: Path) -> None:
         names = archive.namelist()
     contained = {name for name in names if ".dist-info/" not in name}
     data = {"py.typed", "representation/page.css", "representation/page.js"}
-    assert contained == expected | {f"greenroom/{name}" for name in data}
+    assert contained == expected | {f"greenroom/{name}" for name in data} | {"greenroom_pytest.py"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 

@@ -26,6 +26,8 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 # The folders that are packages, and the names they are installed under.
 PACKAGES = {"runtime": "greenroom", "actors": "greenroom/actors"}
+# Modules beside them.
+MODULES = [Path("greenroom_pytest.py")]
 
 
 def main(extras: list[str]) -> None:
@@ -76,8 +78,8 @@ def install_project(requirement: str, *options: str) -> None:
 
 
 def wanted_links() -> set[Path]:
-    """The modules of both folders, as the paths they have once installed."""
-    return {
+    """The modules, as the paths they have once installed."""
+    return set(MODULES) | {
         Path(name, module.relative_to(ROOT / folder))
         for folder, name in PACKAGES.items()
         for module in (ROOT / folder).rglob("*.py")

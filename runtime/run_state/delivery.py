@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from greenroom.errors import InputError
-from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StopEvent
+from greenroom.events import Event, HumanResponseEvent, StopEvent
 from greenroom.facts import (
     Answer,
     Effect,
@@ -25,6 +25,7 @@ from greenroom.invocation import Invocation
 from greenroom.lineage import Lineage
 from greenroom.run_state.collecting import gather, open_fan_out, settle
 from greenroom.run_state.ending import end, put_away
+from greenroom.run_state.notes import written
 from greenroom.run_state.waiting import ask_people, close_question, end_wait, withdraw_waits
 from greenroom.run_state.work import admit, leave, serve_queue
 from greenroom.waits import OpenInput, Wait
@@ -119,9 +120,12 @@ def event_written(state: RunState, fact: EventWritten, now: float, effects: list
             invocation.skips_writes -= 1  # a replay: it was written before
             return
         invocation.writes += 1
-        if isinstance(fact.event, InputRequiredEvent):
+        kind = state.graph.kind(type(fact.event))
+        if kind is EventKind.INPUT:
             state.tally.deeds["sent", invocation.spec.name, type(fact.event)] += 1
             ask_people(state, fact.event, invocation.spec.name, None, None, now, effects)
+        elif kind is EventKind.INTERNAL:
+            state.notes.append((state.published, written, fact.event))
         else:
             state.publish(fact.event, effects)
     else:

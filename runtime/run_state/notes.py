@@ -26,6 +26,11 @@ def state_changed(name: str, state: StepState, worker: int | None, event: type[E
     )
 
 
+def written(event: Event) -> Event:
+    """Return an internal event that a step wrote."""
+    return event
+
+
 def unhandled(event_class: type[Event], step: str | None, idle: bool) -> Event:
     """Build the event that tells of an event which no step takes."""
     return UnhandledEvent(

@@ -406,3 +406,15 @@ def test_an_async_step_may_shut_its_runtime_down():
         handler.result(SOON)
     assert wait_until(lambda: not runtime.dispatcher._loop._thread.is_alive())
     assert wait_until(lambda: not runtime.dispatcher._threads)
+
+
+def test_the_loop_ends_though_the_program_has_changed_the_event_loop_policy() -> None:
+    """As some test tools and servers do while the loop's thread is there."""
+    with Runtime() as runtime:
+        assert QuickAsync().run().result(SOON) == 1
+        policy = asyncio.get_event_loop_policy()
+        asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())
+        try:
+            runtime.shutdown()
+        finally:
+            asyncio.set_event_loop_policy(policy)

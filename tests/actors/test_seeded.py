@@ -35,6 +35,7 @@ from greenroom.errors import (
 )
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.testing import SeededRuntime, explore
+from tests.support.waiting import wait_until
 
 DAY = 86_400.0
 # Real seconds within which days of virtual time have passed; a wait that was real would take thousands of times longer.
@@ -332,6 +333,25 @@ def test_run_until_idle_does_not_pass_time() -> None:
         runtime.run_until_idle()
         assert len(runtime.trace) == before
         assert handler.result() == 1
+
+
+def test_a_wait_that_begins_while_another_ends_is_no_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's thread may be quicker than the one that let it go."""
+    with SeededRuntime(1) as runtime:
+        dispatcher = runtime._dispatcher
+        let_go = dispatcher._let_go
+
+        def let_go_slowly(visitor: object) -> None:
+            let_go(visitor)  # type: ignore[arg-type]
+            wait_until(lambda: dispatcher._visitors, timeout=0.2)
+
+        monkeypatch.setattr(dispatcher, "_let_go", let_go_slowly)
+        handler = Sleeper().run(seconds=1)
+        runtime.run_until_idle()
+        runtime.run_until_idle()
+        assert handler.running_steps() == ["sleep"]
+        runtime.advance(2)
+        assert handler.status == "completed"
 
 
 def test_an_unending_sleep_is_no_timer() -> None:

@@ -90,6 +90,33 @@ def test_an_event_goes_to_every_step_of_its_nearest_class(flow: Flavour) -> None
     assert sorted(seen) == sorted(expected)
 
 
+def test_a_step_may_watch_the_events_of_others(flow: Flavour) -> None:
+    """accept_event_subclasses=True gives a step what others take as their own, each event once."""
+    seen: list[str] = []
+
+    class Watched(Workflow):
+        @flow.step
+        async def begin(self, ctx: Context, ev: StartEvent) -> Special | None:
+            ctx.send_event(Special())
+            return None
+
+        @flow.step
+        async def special(self, ev: Special) -> Done:
+            return Done()
+
+        @flow.step
+        async def done(self, ev: Done) -> None:
+            pass
+
+        @flow.step(accept_event_subclasses=True, num_workers=1)
+        async def watch(self, ev: Event) -> StopEvent | None:
+            seen.append(type(ev).__name__)
+            return StopEvent() if isinstance(ev, Done) else None
+
+    Watched().run().result(DEADLINE)
+    assert seen == ["StartEvent", "Special", "Done"]
+
+
 def test_step_addresses_one_step(flow: Flavour) -> None:
     """send_event(step=...) reaches that step alone, also with an event of a subclass."""
     seen: list[str] = []

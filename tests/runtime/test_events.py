@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pydantic import PrivateAttr, ValidationError
+from pydantic import ConfigDict, PrivateAttr, ValidationError
 
 from greenroom.events import (
     Event,
@@ -13,6 +15,7 @@ from greenroom.events import (
     InputRequiredEvent,
     InternalDispatchEvent,
     StartEvent,
+    StepFailedEvent,
     StepStateChanged,
     StopEvent,
     UnhandledEvent,
@@ -147,6 +150,41 @@ def test_private_attributes_are_no_fields() -> None:
     assert event.model_dump() == {"n": 1}
 
 
+def test_a_private_attribute_may_be_given_by_keyword() -> None:
+    """It is no undeclared field then; also where a class adds to those of its base, or sees to its own beginning."""
+
+    class Cached(Event):
+        n: int = 0
+        _cache: int = PrivateAttr(7)
+
+    class More(Cached):
+        _more: list[int] = PrivateAttr(default_factory=list)
+        _seen: Any = None
+
+        def model_post_init(self, context: Any, /) -> None:
+            self._seen = (self._cache, self._more)
+
+    class Most(More):
+        pass
+
+    event = Cached(n=1, _cache=3, other=4)
+    assert (event._cache, event.to_dict(), event.model_dump()) == (3, {"n": 1, "other": 4}, {"n": 1, "other": 4})
+    assert Cached.model_validate({"_cache": 3})._cache == 3
+    assert Cached(_cache=3) == Cached.model_validate({"_cache": 3})
+    assert Cached(_other=1)["_other"] == 1
+    for cls in (More, Most):
+        more = cls(_cache=1, _more=[2])
+        assert (more._cache, more._more, more.to_dict(), more.model_fields_set) == (1, [2], {"n": 0}, set())
+        assert cls()._seen == (7, [])
+
+    class Strict(Cached):
+        model_config = ConfigDict(extra="forbid")
+
+    assert Strict()._cache == 7
+    with pytest.raises(ValidationError):
+        Strict(_cache=1)
+
+
 def test_dump_and_copy_keep_undeclared_fields() -> None:
     """A copy is its own event."""
     draft = Draft(text="a", author="Ada")  # type: ignore[call-arg]
@@ -162,6 +200,54 @@ def test_a_stop_event_has_a_result_and_any_other_fields() -> None:
     stop = StopEvent(result=3, note="x")  # type: ignore[call-arg]
     assert stop.model_dump() == {"result": 3, "note": "x"}
     assert stop["result"] == 3
+
+
+def test_the_result_of_a_stop_event_may_be_given_without_its_name() -> None:
+    """Of that alone, as there is nothing else to mean."""
+
+    class Report(StopEvent):
+        result: int
+        pages: int = 0
+
+    assert StopEvent([1]) == StopEvent(result=[1])
+    assert (StopEvent().result, StopEvent(None).result) == (None, None)
+    assert Report(3, pages=2) == Report(result=3, pages=2)  # type: ignore[misc, call-arg]
+    assert Report.model_validate({"result": "3"}) == Report(result=3)
+    with pytest.raises(ValidationError):
+        Report(pages=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        StopEvent(1, 2)  # type: ignore[call-arg]
+
+
+def test_a_stop_event_without_a_result_does_not_show_one() -> None:
+    """As those of one's own."""
+
+    class Report(StopEvent):
+        pages: int
+
+    assert repr(StopEvent(result=3)) == "StopEvent(result=3)"
+    assert repr(StopEvent()) == "StopEvent()"
+    assert repr(Report(pages=2)) == "Report(pages=2)"
+
+
+def test_events_that_tell_of_an_exception_can_be_sent_as_json() -> None:
+    """The exception as its type and message; the event that the step was given with its own fields."""
+    failed = WorkflowFailedEvent(step_name="a", exception=ValueError("x"))
+    assert json.loads(failed.model_dump_json())["exception"] == {
+        "exception_type": "builtins.ValueError",
+        "exception_message": "x",
+    }
+    assert failed.model_dump()["exception"] is failed.exception
+    step_failed = StepFailedEvent(
+        step_name="a",
+        input_event=Draft(text="b"),
+        exception=KeyError(1),
+        attempts=1,
+        elapsed_seconds=0.5,
+        failed_at=datetime(2020, 1, 1, tzinfo=UTC),
+    )
+    assert json.loads(step_failed.model_dump_json())["input_event"] == {"text": "b", "words": 0}
+    assert {"exception"} <= StepFailedEvent.model_json_schema()["properties"].keys()
 
 
 def test_the_family_of_events() -> None:

@@ -121,6 +121,23 @@ def test_a_catch_all_step_sees_every_event_but_the_end() -> None:
     assert names(flow.route(Done)) == []
 
 
+def test_a_step_that_accepts_subclasses_sees_what_others_take_too() -> None:
+    """Beside the steps of the nearest class, and nothing of what it does not accept; the end is nobody's."""
+    flow = graph(
+        make_spec("start", StartEvent),
+        make_spec("lower", LowerA),
+        make_spec("upper", A),
+        make_spec("watch", A, accept_event_subclasses=True),
+        make_spec("all", Event, accept_event_subclasses=True),
+    )
+    assert names(flow.route(LowerA)) == ["all", "lower", "watch"]
+    assert names(flow.route(A)) == ["all", "upper", "watch"]
+    assert names(flow.route(Both)) == ["all", "lower", "watch"]
+    assert names(flow.route(B)) == ["all"]
+    assert names(flow.route(StartEvent)) == ["all", "start"]
+    assert names(flow.route(Done)) == []
+
+
 def test_a_step_that_names_two_classes_takes_an_event_once() -> None:
     """Though both are its bases."""
     flow = graph(make_spec("start", StartEvent), make_spec("two", LowerA, B))
@@ -211,14 +228,17 @@ def test_steps_that_nothing_leads_to_are_told() -> None:
 
 
 def test_steps_that_lead_nowhere_are_told() -> None:
-    """A loop without a way out is a dead end; a step that only notes what people send is none."""
+    """A loop without a way out, and a step whose event is only noted; one that returns no event is none."""
     flow = graph(
         make_spec("a", StartEvent, returns=[A, StopEvent]),
         make_spec("loop", A, returns=[A]),
         make_spec("note", Answer, returns=[]),
+        make_spec("log", A, returns=[]),
+        make_spec("tell", A, returns=[B]),
+        make_spec("listen", B, returns=[]),
     )
     (line,) = faults(flow.validate)
-    assert line.startswith("[dead_end] step 'loop' can never lead to a stop event")
+    assert line.startswith("[dead_end] steps 'loop', 'tell' can never lead to a stop event")
     flow.validate(skip=["dead_end"])
 
 
@@ -227,12 +247,12 @@ def test_a_check_is_skipped_for_a_step_that_says_so() -> None:
     skip: Any = ["dead_end"]
     flow = graph(
         make_spec("a", StartEvent, returns=[A, B, StopEvent]),
-        make_spec("log", A, returns=[], skip_graph_checks=skip),
-        make_spec("sink", B, returns=[]),
+        make_spec("loop", A, returns=[A], skip_graph_checks=skip),
+        make_spec("other", B, returns=[B]),
     )
     (line,) = faults(flow.validate)
-    assert "'sink'" in line
-    assert "'log'" not in line
+    assert "'other'" in line
+    assert "'loop'" not in line
     lonely = graph(make_spec("a", StartEvent), make_spec("b", Question, skip_graph_checks=["reachability"]))
     lonely.validate()
 

@@ -73,6 +73,17 @@ def test_a_dict_state_is_read_by_attribute_key_and_get() -> None:
         state["a"]
 
 
+def test_a_dict_state_reads_like_a_mapping() -> None:
+    """As an event does; and it is true though it is empty."""
+    state = DictState(a=1, keys=2)
+    assert (list(state), len(state), "keys" in state) == (["a", "keys"], 2, True)
+    assert DictState(a=1).keys() == ["a"]
+    assert DictState(a=1).items() == [("a", 1)]
+    assert DictState(a=1).values() == [1]
+    assert state.to_dict() == {"a": 1, "keys": 2}
+    assert DictState()
+
+
 def test_a_dict_state_takes_keys_that_are_names_of_methods() -> None:
     """They are values like any others."""
     store = Caller()

@@ -89,6 +89,7 @@ def test_the_decorator_returns_the_function_itself_with_and_without_parentheses(
         ({"timeout": "1"}, "timeout must be a number of seconds greater than 0"),
         ({"timeout": float("nan")}, "timeout must be a number of seconds greater than 0"),
         ({"retry_policy": 3}, "retry_policy must have a method next"),
+        ({"accept_event_subclasses": "yes"}, "accept_event_subclasses must be True or False"),
         ({"skip_graph_checks": ["nope"]}, r"unknown graph checks \['nope'\]"),
         ({"skip_graph_checks": ["terminal_event"]}, "unknown graph checks"),
         ({"workflow": object}, "workflow= must be a Workflow class"),

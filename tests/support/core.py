@@ -46,6 +46,7 @@ def make_spec(
     timeout: float | None = None,
     state_type: type | None = None,
     skip_graph_checks: Sequence[str] = (),
+    accept_event_subclasses: bool = False,
 ) -> StepSpec:
     """Return what reading a step's function would have returned."""
     return StepSpec(
@@ -57,7 +58,9 @@ def make_spec(
         returns=tuple(returns),
         returns_none=True,
         state_type=state_type,
-        options=StepOptions(num_workers, retry_policy, timeout, frozenset(skip_graph_checks), {}),
+        options=StepOptions(
+            num_workers, retry_policy, timeout, frozenset(skip_graph_checks), accept_event_subclasses, {}
+        ),
         in_workflow=True,
     )
 

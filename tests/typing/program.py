@@ -13,6 +13,7 @@ from greenroom import (
     Handler,
     HumanResponseEvent,
     InputRequiredEvent,
+    PendingInput,
     Runtime,
     StartEvent,
     StopEvent,
@@ -22,6 +23,7 @@ from greenroom import (
 )
 from greenroom.resources import Resource, ResourceConfig, ResourceManager
 from greenroom.retry import retry_policy, stop_after_attempt
+from greenroom.testing import WorkflowTestResult, WorkflowTestRunner
 
 
 class Tally(BaseModel):
@@ -34,6 +36,10 @@ class Page(Event):
 
 class Counted(Event):
     words: int
+
+
+class Approval(HumanResponseEvent):
+    approved: bool
 
 
 class Total(StopEvent):
@@ -66,6 +72,7 @@ class Count(Workflow):
     @step
     async def join(self, ctx: aio.Context[Tally], ev: Counted) -> Total | None:
         counts = ctx.collect_events(ev, {Counted: 2})
+        assert_type(counts, list[Counted] | None)
         if counts is None:
             return None
         state = await ctx.store.get_state()
@@ -124,6 +131,72 @@ def blocking() -> int:
     return words
 
 
+class Asks(Workflow):
+    """Waits of both kinds of step."""
+
+    @step
+    def ask(self, ctx: Context[Tally], ev: StartEvent) -> Page:
+        assert_type(ctx.ask(InputRequiredEvent(prefix="name?")), HumanResponseEvent)
+        assert_type(ctx.ask(InputRequiredEvent(), timeout=10), HumanResponseEvent)
+        approval = ctx.ask(InputRequiredEvent(prefix="sure?"), Approval)
+        assert_type(approval, Approval)
+        assert_type(approval.approved, bool)
+        assert_type(ctx.ask(InputRequiredEvent(), response=Approval, timeout=10, key="again"), Approval)
+        page = ctx.wait_for_event(Page, waiter_event=InputRequiredEvent(), requirements={"text": "a"})
+        assert_type(page, Page)
+        assert_type(ctx.once("words", len, page.text), int)
+        assert_type(ctx.collect_events(ev, [Page, Page]), list[Page] | None)
+        for both in (ctx.collect_events(ev, [Page, Counted]), ctx.collect_events(ev, {Page: 1, Counted: 2})):
+            if both is not None:
+                counted = both[1]  # of either class, so that a field of one can be read
+                log(ctx, f"{counted.words} words")
+        assert_type(ctx.store.get("words"), Any)
+        assert_type(ctx.store.get_state(), Tally)
+        assert_type(ctx.retry_info().retry_number, int)
+        assert_type(ctx.cancelled, bool)
+        return page
+
+    @step
+    async def confirm(self, ctx: aio.Context[Tally], ev: Page) -> StopEvent:
+        assert_type(await ctx.ask(InputRequiredEvent()), HumanResponseEvent)
+        assert_type(await ctx.ask(InputRequiredEvent(), Approval), Approval)
+        assert_type(await ctx.wait_for_event(Page), Page)
+        assert_type(await ctx.once("words", len, ev.text), int)
+        assert_type(await ctx.once("total", fetch, 3), str)
+        async with ctx.store.edit_state() as state:
+            assert_type(state, Tally)
+        return StopEvent(result=await ctx.store.get("words", 0))
+
+
+async def fetch(n: int) -> str:
+    return str(n)
+
+
+def questions(handler: Handler) -> None:
+    for question in handler.pending_inputs():
+        assert_type(question, PendingInput)
+        assert_type(question.request, Event)
+        handler.respond(question.input_id, {"approved": True})
+    assert_type(handler.result(timeout=1), Any)
+    assert_type(handler.exception(), BaseException | None)
+    assert_type(handler.stop_event_result(), StopEvent)
+    assert_type(handler.ctx.snapshot(), Any)  # handler.ctx is of the workflow's kind, blocking or awaited
+    assert_type(Context.restore(Asks(), b""), Context[Any])
+    assert_type(aio.Context.from_dict(Asks(), {}), aio.Context[Any])
+
+
+def ends() -> list[StopEvent]:
+    return [StopEvent(), StopEvent(3), StopEvent(result=3, cost=2), Total(words=1)]
+
+
+def tested() -> None:
+    answers = {InputRequiredEvent: Approval(approved=True)}
+    test = WorkflowTestRunner(Asks()).run(StartEvent(), answers=answers)
+    assert_type(test, WorkflowTestResult)
+    assert_type(test.collected, list[Event])
+    assert_type(test.event_types, dict[type[Event], int])
+
+
 class Double(aio.Workflow):
     @step
     async def double(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
@@ -136,12 +209,9 @@ async def awaiting() -> int:
     assert_type(handler, aio.Handler)
     async for event in handler.stream_events():
         assert_type(event, Event)
+    assert_type(await handler.ctx.running_steps(), Any)
     await handler.cancel_run()
     assert_type(await handler.stop_event_result(), StopEvent)
     total: int = await handler
     counted: Total = await Count(minimum=1).run(pages=["or", "not"])
     return total + counted.words
-
-
-def wrong() -> Page:
-    return Page(txt="declared fields are checked")  # type: ignore[call-arg]

@@ -1,8 +1,7 @@
-"""Tools for testing workflows: a runtime whose schedule is drawn from a seed, with a virtual clock.
+"""A runtime for tests, whose schedule is drawn from a seed, with a virtual clock.
 
-`SeededRuntime(seed)` runs one schedule, `explore(test)` runs a test on many. docs/testing.md tells how to use them, how
-to repeat a failure, and what they cannot do: `time.sleep` and real input or output take real time and hold everything
-up, and a thread that a step starts by itself cannot call into the engine.
+What it cannot do: `time.sleep` and real input or output take real time and hold everything up, and a thread that a step
+starts by itself cannot call into the engine.
 """
 
 from __future__ import annotations
@@ -68,8 +67,7 @@ class SeededRuntime(Runtime):
     ) -> None:
         try:
             if kind is None:
-                for call in self._spawned:
-                    call.result()
+                self.join_spawned()
         except BaseException as failure:
             super().__exit__(type(failure), failure, failure.__traceback__)
             raise
@@ -172,6 +170,11 @@ class SeededRuntime(Runtime):
         call = self._dispatcher.call(functools.partial(variables.run, function, *args))
         self._spawned.append(call)
         return call
+
+    def join_spawned(self) -> None:
+        """Run the schedule until all that was spawned has ended; raise what it raised."""
+        for call in self._spawned:
+            call.result()
 
     def new_run_id(self) -> str:
         """Return an id that is the same for the same seed."""
