@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from greenroom.collect import Join
 from greenroom.errors import WorkflowConfigurationError, WorkflowValidationError
 from greenroom.events import (
     Event,
@@ -53,6 +54,7 @@ class Graph:
         has_async_steps: Whether a step is an `async def`, so that a run needs the event loop.
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
         handlers: The `@catch_error` step that takes the failures of a step, by that step's name.
+        joins: The names of the steps that take several events, one of each.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Graph:
         self.dependencies = tuple(dependency for spec in self.steps.values() for dependency in spec.dependencies)
         self.has_async_steps = any(spec.is_async for spec in self.steps.values())
         self.handlers: Mapping[str, StepSpec] = self._find_handlers()
+        self.joins = [spec.name for spec in self.steps.values() if isinstance(spec.gather, Join)]
         self._levels = Levels(self.steps, self._takers, self.handlers)
 
     def route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:

@@ -142,8 +142,7 @@ def responded(state: RunState, fact: Responded, now: float, effects: list[Effect
         state.tally.deeds["outside", "", type(fact.event)] += 1
         if not deliver(state, fact.event, None, question.lineage, now, effects, closes=False):
             state.held.append((fact.event, None))
-        if question.lineage is not None:
-            settle(state, question.lineage, now, effects)
+        settle(state, question.lineage, now, effects)
     effects.append(Answer(fact.asker, None))
 
 
@@ -162,8 +161,7 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
         state.tally.finished[invocation.spec.name][type(invocation.event)][None] += 1
         worker = leave(state, invocation, None, effects)
         serve_queue(state, invocation.spec, worker, now, effects)
-        if invocation.lineage is not None:
-            settle(state, invocation.lineage, now, effects)
+        settle(state, invocation.lineage, now, effects)
         return
     event_class = type(event)
     kind = state.graph.kind(event_class)
@@ -182,8 +180,7 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
         settle(state, inner, now, effects)
     else:
         _emit(state, invocation, event, lineage, now, effects)
-    if lineage is not None:
-        settle(state, lineage, now, effects)
+    settle(state, lineage, now, effects)
 
 
 def _emit(
@@ -222,7 +219,7 @@ def deliver(
         if isinstance(event, HumanResponseEvent):
             if closes and answered[0].input_id is None:
                 question = close_question(state, event, answered[0].step)
-                if question is not None and question.lineage is not None:
+                if question is not None:
                     settle(state, question.lineage, now, effects)
             return True
         taken = True
@@ -238,7 +235,7 @@ def deliver(
         elif gather(state, spec, event, lineage, now, effects):
             state.tally.deeds["gathered", spec.name, type(event)] += 1
             taken = True
-    if question is not None and question.lineage is not None:
+    if question is not None:
         settle(state, question.lineage, now, effects)
     return taken
 
@@ -249,4 +246,7 @@ def deliver_inside(
     """Deliver an event from within the run; one that nobody takes is a dead letter."""
     if not deliver(state, event, step, lineage, now, effects):
         state.note_unhandled(event, step)
-        state.bury(event, "no step takes it", step)
+        takers = state.graph.route(type(event)) if step is None else (state.graph.steps[step],)
+        names = ", ".join(f"'{spec.name}'" for spec in takers)
+        reason = f"it came out of no list for {names} to gather" if takers else "no step takes it"
+        state.bury(event, reason, step)
