@@ -197,7 +197,9 @@ class Model:
         for spec in self.specs.values():
             if spec.options.catches is not None and step in (spec.options.catches.for_steps or ()):
                 return spec.name
-        return next((s.name for s in self.specs.values() if s.options.catches and not s.options.catches.for_steps), None)
+        return next(
+            (s.name for s in self.specs.values() if s.options.catches and not s.options.catches.for_steps), None
+        )
 
     # events
 
@@ -350,7 +352,10 @@ def workflows(draw: st.DrawFn) -> list[StepSpec]:
         gather: Any = None
         if how == "join":
             classes = draw(st.lists(st.sampled_from(SENT), min_size=2, max_size=3))
-            gather, accepts = Join(tuple(f"e{n}" for n in range(len(classes))), tuple(classes)), [*dict.fromkeys(classes)]
+            gather, accepts = (
+                Join(tuple(f"e{n}" for n in range(len(classes))), tuple(classes)),
+                [*dict.fromkeys(classes)],
+            )
         elif how != "plain":
             gather = Collect(All() if how == "all" else Take(draw(st.integers(1, 3))))
         elif draw(st.booleans()):
@@ -362,7 +367,9 @@ def workflows(draw: st.DrawFn) -> list[StepSpec]:
                 returns=[Stop, Question, Awaited, *SENT],
                 lists=draw(st.sampled_from([(), (), tuple(SENT), (*SENT, Question)])),
                 num_workers=draw(st.sampled_from([1, 2, 50])),
-                retry_policy=draw(st.sampled_from([None, retry_policy(wait=wait_fixed(1), stop=stop_after_attempt(2))])),
+                retry_policy=draw(
+                    st.sampled_from([None, retry_policy(wait=wait_fixed(1), stop=stop_after_attempt(2))])
+                ),
                 gather=gather,
             )
         )
@@ -435,7 +442,9 @@ class FanOutMachine(RuleBasedStateMachine):
                 fresh.remove(found)
                 self.jobs[number] = found
         assert fresh == []
-        assert {n: self.jobs[n].key for n in state.invocations} == {n: self.key(i) for n, i in state.invocations.items()}
+        assert {n: self.jobs[n].key for n in state.invocations} == {
+            n: self.key(i) for n, i in state.invocations.items()
+        }
         assert len(model.jobs) == len(state.invocations)
         assert {number: model.live(number) for number in model.fans} == {
             number: fan_out.live for number, fan_out in state.fan_outs.items()
