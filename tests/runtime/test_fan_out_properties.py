@@ -75,6 +75,7 @@ class Stop(StopEvent):
 
 
 SENT: list[type[Event]] = [A, B, C, D]
+ONE_RETRY = retry_policy(wait=wait_fixed(1), stop=stop_after_attempt(2))
 Scope = tuple[int | None, dict[str, int]]  # the fan-out that something belongs to, and what it has used up
 
 
@@ -433,7 +434,8 @@ class FanOutMachine(RuleBasedStateMachine):
         assert (self.play.outcome is not None) == model.ended
         if model.ended:
             return
-        known = {id(self.jobs[number]) for number in state.invocations if number in self.jobs}
+        self.jobs = {number: job for number, job in self.jobs.items() if number in state.invocations}
+        known = {id(job) for job in self.jobs.values()}
         fresh = [job for job in model.jobs if id(job) not in known]
         for number, invocation in state.invocations.items():
             if number not in self.jobs:
@@ -607,6 +609,10 @@ class FanOutMachine(RuleBasedStateMachine):
         else:
             state = self.play.state
         state = state.reopen(f"run-{self.runs}", None, "wait")
+        if not state.next_invocation:  # Nothing was left to be done: it begins anew.
+            self.jobs.clear()
+            self.model.opened = 0
+            self.model.given.clear()
         for number in state.invocations:
             self.jobs[number].asked = 0
         self.play = Play(state=state)
@@ -622,7 +628,8 @@ class FanOutMachine(RuleBasedStateMachine):
         assert not self.model.dead - letters
         queued = Counter(job.event for job in self.model.jobs)
         assert not letters - self.model.dead - queued
-        assert not (state.fan_outs or state.buffers or state.delayed or state.invocations or state.inputs.open)
+        left = [state.fan_outs, state.buffers, state.delayed, state.invocations, state.inputs.open, state.held]
+        assert not any(left)
 
     @invariant()
     def no_budget_is_exceeded(self) -> None:
