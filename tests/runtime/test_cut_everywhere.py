@@ -25,9 +25,11 @@ from greenroom import (
     HumanResponseEvent,
     InputRequiredEvent,
     StartEvent,
+    StepFailedEvent,
     StopEvent,
     Workflow,
     aio,
+    catch_error,
     step,
 )
 from greenroom.facts import OnceDone
@@ -52,6 +54,14 @@ class Item(Event):
 
 
 class Seen(Event):
+    n: int
+
+
+class Taken(Event):
+    n: int
+
+
+class Row(Event):
     n: int
 
 
@@ -301,7 +311,58 @@ class Stages(Workflow):
         return StopEvent(result=ev.n)
 
 
-@pytest.mark.parametrize("make", [Approvals, Coroutines, Retries, Stages])
+class Lists(Workflow):
+    """Lists within a list, a join, a member that asks, one that is recovered from, and a handler that asks."""
+
+    def __init__(self, effects: list[str]) -> None:
+        super().__init__()
+        self.effects = effects
+
+    def effect(self, text: str) -> str:
+        self.effects.append(text)
+        return text
+
+    @step
+    def rows(self, ev: StartEvent) -> list[Item]:
+        return [Item(n=n) for n in range(3)]
+
+    @step(num_workers=2)
+    def cells(self, ctx: Context, ev: Item) -> list[Tick | Ask]:
+        ctx.once("cells", self.effect, f"cells {ev.n}")
+        return [Tick(n=ev.n), Ask(n=ev.n)] if ev.n else []
+
+    @step(num_workers=1)
+    async def tick(self, ctx: aio.Context, ev: Tick) -> Seen:
+        if ev.n == 2:
+            raise ValueError(ev.n)
+        return Seen(n=ev.n)
+
+    @catch_error(for_steps=["tick"])
+    def mend(self, ctx: Context, ev: StepFailedEvent) -> Seen:
+        ctx.once("mend", self.effect, "mend")
+        ctx.write_event_to_stream(Tick(n=99))
+        return Seen(n=100)
+
+    @step
+    def take(self, ev: Answer) -> Taken:
+        return Taken(n=ev.n)
+
+    @step
+    async def pair(self, seen: Seen, taken: Taken) -> Done:
+        return Done(n=seen.n + taken.n, text="pair")
+
+    @step
+    def row(self, ctx: Context, done: list[Done]) -> Row:
+        ctx.send_event(Row(n=1000), delay=2.0)
+        return Row(n=sum(event.n for event in done))
+
+    @step
+    async def end(self, ctx: aio.Context, rows: list[Row]) -> StopEvent:
+        await ctx.once("end", self.effect, "end")
+        return StopEvent(result=sorted(row.n for row in rows))
+
+
+@pytest.mark.parametrize("make", [Approvals, Coroutines, Lists, Retries, Stages])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("max_parked", [0, 1000])
 def test_a_cut_run_ends_as_the_one_that_was_not_cut(
