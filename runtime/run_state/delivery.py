@@ -161,7 +161,8 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
         state.tally.finished[invocation.spec.name][type(invocation.event)][None] += 1
         worker = leave(state, invocation, None, effects)
         serve_queue(state, invocation.spec, worker, now, effects)
-        settle(state, invocation.lineage, now, effects)
+        if invocation.lineage is not None:
+            settle(state, invocation.lineage, now, effects)
         return
     event_class = type(event)
     kind = state.graph.kind(event_class)
@@ -172,22 +173,31 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
         return
     serve_queue(state, invocation.spec, worker, now, effects)
     lineage = invocation.lineage
-    if isinstance(event, list):
+    if kind is EventKind.PLAIN:
+        deliver_inside(state, cast("Event", event), None, lineage, now, effects)
+    elif kind is EventKind.MANY:
         inner = open_fan_out(state, invocation.spec, lineage)
         for member in fact.events:
             state.tally.deeds["sent", invocation.spec.name, type(member)] += 1
-            _emit(state, invocation, member, inner, now, effects)
+            _emit(state, invocation, member, state.graph.kind(type(member)), inner, now, effects)
         settle(state, inner, now, effects)
     else:
-        _emit(state, invocation, event, lineage, now, effects)
-    settle(state, lineage, now, effects)
+        _emit(state, invocation, cast("Event", event), kind, lineage, now, effects)
+    if lineage is not None:
+        settle(state, lineage, now, effects)
 
 
 def _emit(
-    state: RunState, invocation: Invocation, event: Event, lineage: Lineage | None, now: float, effects: list[Effect]
+    state: RunState,
+    invocation: Invocation,
+    event: Event,
+    kind: EventKind,
+    lineage: Lineage | None,
+    now: float,
+    effects: list[Effect],
 ) -> None:
     """Send on what a step has returned."""
-    if state.graph.kind(type(event)) is EventKind.INPUT:
+    if kind is EventKind.INPUT:
         event = ask_people(state, event, invocation.spec.name, None, lineage, now, effects)
         deliver(state, event, None, lineage, now, effects)
     else:
