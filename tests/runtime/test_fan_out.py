@@ -1,5 +1,6 @@
 """Fan-out and fan-in by type: a step that returns a list, and steps that take lists or one event of each kind."""
 
+import json
 import threading
 from itertools import islice
 from typing import Annotated, Any
@@ -22,11 +23,13 @@ from greenroom import (
     step,
 )
 from greenroom.errors import (
+    ContextSerdeError,
     WorkflowCancelledByUser,
     WorkflowRuntimeError,
     WorkflowStuckError,
     WorkflowValidationError,
 )
+from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed, wait_none
 from greenroom.testing import SeededRuntime, explore
 from tests.support.flavours import DEADLINE, FLAVOURS, Flavour
 
@@ -234,8 +237,6 @@ def test_a_step_that_takes_several_events_is_given_one_of_each(flow: Flavour) ->
 
 def test_a_failing_member_fails_the_run_and_a_retry_of_the_gathering_step_is_given_the_same_list() -> None:
     """The list is part of the invocation, not of the attempt."""
-    from greenroom.retry import retry_policy, stop_after_attempt, wait_none
-
     lists: list[list[int]] = []
 
     class Retries(Workflow):
@@ -931,10 +932,13 @@ def test_a_member_that_takes_too_long_fails_or_is_made_up_for(flow: Flavour) -> 
         async def split(self, ev: StartEvent) -> list[Item]:
             return [Item(n=n) for n in range(3)]
 
+        @flow.step
+        async def work(self, ev: Item) -> Done | Late:
+            return Late(n=1) if ev.n == 1 else Done(n=ev.n)
+
         @flow.step(timeout=0.02)
-        async def work(self, ev: Item) -> Done:
-            if ev.n == 1:
-                await flow.until(hold)
+        async def hang(self, ev: Late) -> Done:
+            await flow.until(hold)
             return Done(n=ev.n)
 
         @flow.catch_error
@@ -966,3 +970,114 @@ def test_without_validation_a_list_that_nobody_returns_is_never_gathered(flow: F
     handler = Odd(disable_validation=True).run()
     with pytest.raises(WorkflowStuckError, match="came out of no list for 'add' to gather"):
         handler.result(DEADLINE)
+
+
+class Corrupted(Workflow):
+    """Two lists within each other and a join, of which members wait."""
+
+    @step
+    def rows(self, ev: StartEvent) -> list[Row]:
+        return [Row(n=1)]
+
+    @step
+    def split(self, ev: Row) -> list[Item]:
+        return [Item(n=n) for n in range(3)]
+
+    @step
+    def work(self, ev: Item, ctx: Context) -> Done:
+        if ev.n:
+            ctx.ask(InputRequiredEvent(), HumanResponseEvent)
+        return Done(n=ev.n)
+
+    @step
+    def add(self, done: list[Done]) -> Late:
+        return Late(n=len(done))
+
+    @step
+    def end(self, all: list[Late]) -> StopEvent:
+        return StopEvent(result=[late.n for late in all])
+
+    @step(skip_graph_checks=["dead_end"], retry_policy=retry_policy(wait=wait_fixed(10), stop=stop_after_attempt(2)))
+    def pair(self, ctx: Context, done: Done, item: Item) -> None:
+        if not ctx.retry_info().retry_number:
+            raise ValueError("tried again later")
+
+
+def _corruptions() -> list[Any]:
+    """Changes that make of a good document one that cannot be."""
+
+    def in_fan_out(index: int, **fields: Any) -> Any:
+        return lambda document: document["fan_outs"][index].update(fields)
+
+    def in_invocations(**fields: Any) -> Any:
+        return lambda document: [invocation.update(fields) for invocation in document["invocations"]]
+
+    def released(document: Any) -> Any:
+        (invocation,) = [item for item in document["invocations"] if item["step"] == "pair"]
+        return invocation
+
+    return [
+        pytest.param(change, id=name)
+        for name, change in {
+            "an outer fan-out that is none": in_fan_out(1, outer=[{}, 7]),
+            "a fan-out in itself": in_fan_out(0, outer=[{}, 0]),
+            "a cycle": in_fan_out(0, outer=[{}, 1]),
+            "a negative number": in_fan_out(0, number=-1),
+            "a number twice": in_fan_out(1, number=0),
+            "a number still to be given": in_fan_out(1, number=99),
+            "the wrong order": lambda document: document["fan_outs"].reverse(),
+            "no such producer": in_fan_out(0, producer="nobody"),
+            "gathered for no such step": in_fan_out(0, gathered={"nobody": [[], {}]}),
+            "gathered for a plain step": in_fan_out(0, gathered={"work": [[], {}]}),
+            "gathered for a join": in_fan_out(0, gathered={"pair": [[], {}]}),
+            "gathered no events": in_fan_out(0, gathered={"add": [[1], {}]}),
+            "gathered nothing at all": in_fan_out(0, gathered={"add": None}),
+            "a negative budget": in_fan_out(1, outer=[{"work": -1}, 0]),
+            "a budget of nobody": in_fan_out(1, outer=[{"nobody": 1}, 0]),
+            "served no such step": in_fan_out(0, served=["nobody"]),
+            "served and gathering": in_fan_out(1, served=["add"]),
+            "no fan-outs": lambda document: document["fan_outs"].clear(),
+            "fan-outs that are no list": lambda document: document.update(fan_outs=3),
+            "a member of no such fan-out": in_invocations(lineage=[{}, 5]),
+            "nobody in the fan-outs": in_invocations(lineage=None),
+            "a lineage that is none": in_invocations(lineage="first"),
+            "a lineage without a fan-out": in_invocations(lineage=[{}]),
+            "one event for a step that joins": lambda d: released(d).update(
+                event=released(d)["event"]["fields"]["events"][0]
+            ),
+            "too few events for a join": lambda d: released(d)["event"]["fields"]["events"].pop(),
+            "a join of no such fan-out": lambda d: d["buffers"][0].__setitem__(1, 9),
+            "a join that is no join": lambda d: d["buffers"][0].__setitem__(0, "add"),
+            "a join that joins nothing": lambda d: d["buffers"][0].__setitem__(2, [3]),
+        }.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def good_document() -> str:
+    with SeededRuntime(1) as runtime:
+        handler = Corrupted().run()
+        runtime.run_until_idle()
+        return json.dumps(handler.ctx.to_dict())
+
+
+def test_the_document_that_is_corrupted_is_good(good_document: str) -> None:
+    """As it stands it goes on to the end."""
+    with SeededRuntime(2) as runtime:
+        workflow = Corrupted()
+        handler = workflow.run(ctx=Context.from_dict(workflow, json.loads(good_document)))
+        runtime.run_until_idle()
+        for question in handler.pending_inputs():
+            handler.respond(question.input_id, {})
+        runtime.run_until_idle()
+        assert handler.result() == [3]
+
+
+@pytest.mark.parametrize("change", _corruptions())
+def test_a_document_whose_fan_outs_cannot_be_is_refused(good_document: str, change: Any) -> None:
+    """With a ContextSerdeError, and not later, when the run goes on."""
+    document = json.loads(good_document)
+    change(document)
+    workflow = Corrupted()
+    with pytest.raises(ContextSerdeError):
+        Context.from_dict(workflow, document)
