@@ -379,8 +379,13 @@ ACTIONS = ("once", "ask", "stream", "send", "sleep", "wait", "fail")
 bodies = st.lists(st.sampled_from(ACTIONS), max_size=5)
 
 
-def random_workflow(plans: list[list[str]], workers: int, is_async: bool, effects: list[str]) -> Workflow:
-    """Return a workflow with an item for each plan; an item does what its plan says, one action after the other."""
+def random_workflow(
+    plans: list[list[str]], workers: int, is_async: bool, by_list: bool, effects: list[str]
+) -> Workflow:
+    """Return a workflow with an item for each plan; an item does what its plan says, one action after the other.
+
+    The items are sent and their results collected or, `by_list`, returned as a list and gathered as one.
+    """
     policy = retry_policy(wait=wait_fixed(3), stop=stop_after_attempt(9))
     sends = sum(plan.count("send") for plan in plans)
 
@@ -408,7 +413,18 @@ def random_workflow(plans: list[list[str]], workers: int, is_async: bool, effect
                 return None
             return StopEvent(result=(sorted(tell(event) for event in got), len(got)))
 
-    class Blocking(Random):
+    class Listed(Workflow):
+        @step
+        def begin(self, ev: StartEvent) -> list[Item]:
+            return [Item(n=n) for n in range(len(plans))]
+
+        @step
+        def join(self, got: list[Done | Seen]) -> StopEvent:
+            return StopEvent(result=(sorted(tell(event) for event in got), len(got)))
+
+    base: Any = Listed if by_list else Random
+
+    class Blocking(base):  # type: ignore[misc]
         @step(num_workers=workers, retry_policy=policy)
         def work(self, ctx: Context, ev: Item) -> Done | Seen:
             plan, said = plans[ev.n], []
@@ -432,7 +448,7 @@ def random_workflow(plans: list[list[str]], workers: int, is_async: bool, effect
                     raise ValueError(mark)
             return Done(n=ev.n, text=", ".join(said))
 
-    class Awaiting(Random):
+    class Awaiting(base):  # type: ignore[misc]
         @step(num_workers=workers, retry_policy=policy)
         async def work(self, ctx: aio.Context, ev: Item) -> Done | Seen:
             plan, said = plans[ev.n], []
@@ -460,15 +476,16 @@ def random_workflow(plans: list[list[str]], workers: int, is_async: bool, effect
     return Awaiting() if is_async else Blocking()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     plans=st.lists(bodies, min_size=1, max_size=3),
     workers=st.integers(1, 3),
     is_async=st.booleans(),
+    by_list=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
 def test_a_random_workflow_cut_anywhere_ends_as_it_would(
-    plans: list[list[str]], workers: int, is_async: bool, seed: int
+    plans: list[list[str]], workers: int, is_async: bool, by_list: bool, seed: int
 ) -> None:
     """Waits, questions, sends at once and later, streams, retries and effects, in `def` and `async def` steps."""
-    check_every_cut(partial(random_workflow, plans, workers, is_async), seed)
+    check_every_cut(partial(random_workflow, plans, workers, is_async, by_list), seed)
