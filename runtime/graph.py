@@ -219,7 +219,7 @@ class Graph:
                 continue
             if spec.options.catches.for_steps is None:
                 wildcards.append(spec.name)
-            for name in spec.options.catches.for_steps or ():
+            for name in dict.fromkeys(spec.options.catches.for_steps or ()):
                 if name not in self.steps:
                     faults.append(f"@catch_error step '{spec.name}' names step '{name}', which does not exist")
                 elif self.steps[name].options.catches is not None:

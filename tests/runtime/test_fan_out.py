@@ -374,7 +374,47 @@ def test_faults_of_gathering_are_told_when_the_workflow_is_built() -> None:
         def begin(self, ev: Annotated[StartEvent, Collect()]) -> StopEvent:
             return StopEvent()
 
+    class Mixes(Workflow):
+        @step
+        def begin(self, ev: StartEvent) -> list[Item] | Done:
+            return []
+
+        @step
+        def add(self, items: list[Item], done: Done) -> StopEvent:
+            return StopEvent()
+
+    class Unions(Workflow):
+        @step
+        def begin(self, ev: StartEvent) -> Item | Done:
+            return Item(n=1)
+
+        @step
+        def pair(self, first: Item | Done, second: Done) -> StopEvent:
+            return StopEvent()
+
+    class Yields(Workflow):
+        @step
+        def begin(self, ev: StartEvent) -> list[Item]:  # type: ignore[misc]
+            yield Item(n=1)
+
+        @step
+        def add(self, items: list[Item]) -> StopEvent:
+            return StopEvent()
+
+    class Bare(Workflow):
+        @step
+        def begin(self, ev: StartEvent) -> list[Item]:
+            return []
+
+        @step
+        def add(self, items: Annotated[list[Item], Collect]) -> StopEvent:
+            return StopEvent()
+
     for workflow, message in [
+        (Mixes, "takes a list of events and an event"),
+        (Unions, "each must name one class, and first names several"),
+        (Yields, "is a generator; return one event or a list"),
+        (Bare, r"write Collect\(\) in the annotation"),
         (NoProducer, r"'add' takes list\[Item\], but no step returns a list whose events lead to it"),
         (NoMeeting, "'pair' takes Item and Done, which have no common stream level"),
         (TwoLists, "takes 2 lists of events"),
@@ -953,6 +993,21 @@ def test_a_member_that_takes_too_long_fails_or_is_made_up_for(flow: Flavour) -> 
         assert Slow().run().result(DEADLINE) == [0, 2, 11]
     finally:
         hold.set()
+
+
+def test_a_list_that_may_be_none_is_taken_as_a_list() -> None:
+    """`list[E] | None` says nothing more: the step is given a list."""
+
+    class Optional(Workflow):
+        @step
+        def begin(self, ev: StartEvent) -> list[Item]:
+            return [Item(n=1)]
+
+        @step
+        def add(self, items: Annotated[list[Item] | None, Collect(Take(1))]) -> StopEvent:
+            return StopEvent(result=[ev.n for ev in items or []])
+
+    assert Optional().run().result(DEADLINE) == [1]
 
 
 def test_without_validation_a_list_that_nobody_returns_is_never_gathered(flow: Flavour) -> None:
