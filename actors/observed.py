@@ -365,7 +365,7 @@ class _Observed(_Body):
 class _ObservedBody(_Observed):
     __slots__ = ()
 
-    def _call(self) -> Event | None:
+    def _call(self) -> Event | list[Event] | None:
         current_step.set(self)
         self._actor.body_begins((self.invocation.number, self.attempt))
         return super()._call()

@@ -167,6 +167,8 @@ class _Body:
         actor = self._actor
         try:
             event = actor.variables.copy().run(self._call)
+            if type(event) is list:
+                event = event.copy()  # The step may hold on to its own, and change it.
             actor.spec.check_return(event)
             self.fact = Finished(self.invocation.number, self.attempt, event)
         except BaseException as error:
@@ -191,9 +193,9 @@ class _Body:
             self._context = self.context_class._of_step(self)
         return self._context
 
-    def _call(self) -> Event | None:
+    def _call(self) -> Event | list[Event] | None:
         current_step.set(self)
-        result: Event | None = self._actor.call(self)
+        result: Event | list[Event] | None = self._actor.call(self)
         return result
 
     def _note_failure(self, error: BaseException) -> None:
@@ -331,6 +333,8 @@ class _AsyncBody(_Body):
         try:
             if not self.cancelled:
                 event = await self._actor.call(self)
+                if type(event) is list:
+                    event = event.copy()
                 self._actor.spec.check_return(event)
                 self.fact = Finished(self.invocation.number, self.attempt, event)
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""The buffers behind `ctx.collect_events`: events wait here until a batch is complete."""
+"""The buffers behind `ctx.collect_events` and joins: events wait here until a batch is complete."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
 from greenroom.events import Event
+from greenroom.lineage import NO_RECOVERIES, Recoveries, most
 
-__all__ = ["CollectBuffer", "Expected"]
+__all__ = ["BufferKey", "CollectBuffer", "Expected"]
+
+BufferKey = tuple[str, str | int | None]
+"""A step and the buffer id that it names; or a step that joins and the number of the fan-out whose events meet there,
+None outside of all."""
 
 Expected = Sequence[type[Event]] | Mapping[type[Event], int]
 
@@ -17,12 +22,27 @@ class CollectBuffer:
 
     Each event counts once. It fills the nearest class, along its MRO, that the batch still lacks; one for which there
     is no room is surplus and waits for the next batch. Adding costs the same however many events wait.
+
+    Attributes:
+        recoveries: The most that an event of the last batch had used up of each recovery budget.
     """
 
-    __slots__ = ("_arrived", "_expected", "_filled", "_lacking", "_needs", "_next", "_surplus")
+    __slots__ = (
+        "_arrived",
+        "_expected",
+        "_filled",
+        "_lacking",
+        "_needs",
+        "_next",
+        "_recoveries",
+        "_surplus",
+        "recoveries",
+    )
 
     def __init__(self) -> None:
+        self.recoveries: Recoveries = NO_RECOVERIES
         self._arrived: dict[int, Event] = {}
+        self._recoveries: dict[int, Recoveries] = {}  # of those that have used something up
         self._next = 0
         self._expected: Expected | None = None
         self._needs: dict[type[Event], int] = {}
@@ -47,18 +67,26 @@ class CollectBuffer:
             cls: need - len(self._filled[cls]) for cls, need in self._needs.items() if need > len(self._filled[cls])
         }
 
-    def keep(self, event: Event) -> None:
+    @property
+    def arrivals(self) -> list[tuple[Event, Recoveries]]:
+        """The events that wait, in the order they came, each with what it had used up of each recovery budget."""
+        return [(event, self._recoveries.get(number, NO_RECOVERIES)) for number, event in self._arrived.items()]
+
+    def keep(self, event: Event, recoveries: Recoveries = NO_RECOVERIES) -> None:
         """Put in an event before it is known what will be expected, as when a snapshot is read."""
         self._arrived[self._next] = event
+        if recoveries:
+            self._recoveries[self._next] = recoveries
         self._next += 1
         self._expected = None
 
-    def add(self, event: Event, expected: Expected) -> list[Event] | None:
+    def add(self, event: Event, expected: Expected, recoveries: Recoveries = NO_RECOVERIES) -> list[Event] | None:
         """Count an event in, and take the batch out if it is complete.
 
         Args:
             event: The event. One that is no instance of an expected class is not kept.
             expected: The classes that make a batch, one for each event, or how many of each class.
+            recoveries: What the event had used up of each recovery budget.
 
         Returns:
             The batch in the order asked, equal classes in the order they came; or None while it is not complete.
@@ -67,6 +95,8 @@ class CollectBuffer:
         if any(base in self._needs for base in type(event).__mro__):
             number, self._next = self._next, self._next + 1
             self._arrived[number] = event
+            if recoveries:
+                self._recoveries[number] = recoveries
             self._place(number, type(event))
         return None if self._lacking else self._take(expected)
 
@@ -106,6 +136,10 @@ class CollectBuffer:
             queues = {cls: iter(numbers) for cls, numbers in self._filled.items()}
             order = [next(queues[cls]) for cls in expected]
         batch = [self._arrived.pop(number) for number in order]
+        self.recoveries = NO_RECOVERIES
+        if self._recoveries:
+            for number in order:
+                self.recoveries = most(self.recoveries, self._recoveries.pop(number, NO_RECOVERIES))
         self._filled = {cls: [] for cls in self._needs}
         self._lacking = sum(self._needs.values())
         self._refill()

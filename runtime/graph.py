@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from greenroom.collect import Join
 from greenroom.errors import WorkflowConfigurationError, WorkflowValidationError
 from greenroom.events import (
     Event,
@@ -55,6 +56,7 @@ class Graph:
         has_async_steps: Whether a step is an `async def`, so that a run needs the event loop.
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
         handlers: The `@catch_error` step that takes the failures of a step, by that step's name.
+        joins: The names of the steps that take several events, one of each.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Graph:
         self.dependencies = tuple(dependency for spec in self.steps.values() for dependency in spec.dependencies)
         self.has_async_steps = any(spec.is_async for spec in self.steps.values())
         self.handlers: Mapping[str, StepSpec] = self._find_handlers()
+        self.joins = [spec.name for spec in self.steps.values() if isinstance(spec.gather, Join)]
         self._levels = Levels(self.steps, self._takers, self.handlers)
 
     def route(self, event_class: type[Event]) -> tuple[StepSpec, ...]:
@@ -218,7 +221,7 @@ class Graph:
                 continue
             if spec.options.catches.for_steps is None:
                 wildcards.append(spec.name)
-            for name in spec.options.catches.for_steps or ():
+            for name in dict.fromkeys(spec.options.catches.for_steps or ()):
                 if name not in self.steps:
                     faults.append(f"@catch_error step '{spec.name}' names step '{name}', which does not exist")
                 elif self.steps[name].options.catches is not None:

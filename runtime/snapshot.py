@@ -18,9 +18,9 @@ from typing import Any, get_args
 import msgpack
 from pydantic import BaseModel
 
-from greenroom.buffers import CollectBuffer
+from greenroom.buffers import BufferKey, CollectBuffer
 from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, global_registry, reachable_classes, to_jsonable
-from greenroom.collect import Collect
+from greenroom.collect import Collect, Join
 from greenroom.errors import ContextSerdeError
 from greenroom.events import (
     CollectionReleaseEvent,
@@ -38,10 +38,11 @@ from greenroom.events import (
 from greenroom.facts import DeadLetter, EndStatus
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
-from greenroom.lineage import FanOut, Lineage
+from greenroom.lineage import FanOut, Gathered, Lineage, Recoveries
 from greenroom.retry import RetryInfo
 from greenroom.run_state import RunState
 from greenroom.state import DictState, StateStore
+from greenroom.steps import StepSpec
 from greenroom.tally import Tally
 from greenroom.waits import InputEnd, OpenInput, Wait, WaitState
 
@@ -84,8 +85,11 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         "published": state.published,
         "next": [state.next_invocation, state.next_delayed, state.next_wait, state.next_input, state.next_fan_out],
         "invocations": [_dump_invocation(inv, now) for inv in (*running, *others)],
-        "buffers": [[step, buffer_id, events] for (step, buffer_id), events in state.buffered().items()],
         "dedup_keys": sorted(state.dedup_keys),
+        "buffers": [
+            [step, buffer_id, [[event, dict(recoveries)] for event, recoveries in buffer.arrivals]]
+            for (step, buffer_id), buffer in state.buffers.items()
+        ],
         "held": [[event, step] for event, step in state.held],
         "delayed": [
             [number, event, step, due - now, _dump_lineage(lineage)]
@@ -231,20 +235,29 @@ def _dump_fan_out(fan_out: FanOut) -> dict[str, Any]:
         "number": fan_out.number,
         "producer": fan_out.producer,
         "outer": _dump_lineage(fan_out.outer),
-        "gathered": {step: list(events) for step, events in fan_out.gathered.items()},
+        "gathered": {
+            step: [list(gathered.events), dict(gathered.recoveries)] for step, gathered in fan_out.gathered.items()
+        },
         "served": sorted(fan_out.served),
-        "recoveries": dict(fan_out.recoveries),
     }
 
 
 def _fingerprint(graph: Graph) -> dict[str, Any]:
     return {
         name: [
-            _listed(spec.accepts) if isinstance(spec.gather, Collect) else sorted(map(_name, spec.accepts)),
+            _taken(spec),
             sorted(map(_name, spec.returns)) + _listed(spec.returns_lists_of),
         ]
         for name, spec in graph.steps.items()
     }
+
+
+def _taken(spec: StepSpec) -> list[str]:
+    if isinstance(spec.gather, Collect):
+        return _listed(spec.accepts)
+    if isinstance(spec.gather, Join):
+        return [" and ".join(map(_name, spec.gather.classes))]
+    return sorted(map(_name, spec.accepts))
 
 
 def _listed(classes: tuple[type[Event], ...]) -> list[str]:
@@ -306,8 +319,7 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     counters = map(_count, document["next"])
     state.next_invocation, state.next_delayed, state.next_wait, state.next_input, state.next_fan_out = counters
     for item in document["fan_outs"]:
-        fan_out = _read_fan_out(state, item)
-        state.fan_outs[fan_out.number] = fan_out
+        _read_fan_out(state, item)
     for item in document["invocations"]:
         invocation = _read_invocation(state, item, registry)
         state.invocations[invocation.number] = invocation
@@ -315,9 +327,9 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
             if wait.state == "open":
                 state.waits.add(wait)
     for step, buffer_id, events in document["buffers"]:
-        buffer = state.buffers[_step(graph, step), _text(buffer_id)] = CollectBuffer()
-        for event in events:
-            buffer.keep(_event(event))
+        buffer = state.buffers[_read_buffer_key(state, step, buffer_id)] = CollectBuffer()
+        for event, recoveries in events:
+            buffer.keep(_event(event), _read_recoveries(graph, recoveries))
     state.dedup_keys = set(map(_text, document["dedup_keys"]))
     state.held = [(_event(event), None if step is None else _step(graph, step)) for event, step in document["held"]]
     for number, event, step, left, lineage in document["delayed"]:
@@ -336,19 +348,26 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     )
     if max(state.invocations, default=-1) >= state.next_invocation:
         raise ValueError("an invocation has a number that is still to be given")
+    if any(not fan_out.live for fan_out in state.fan_outs.values()):
+        raise ValueError("a fan-out is open of which nothing is left")
     state.put_away_as(_one_of(document["status"], ("running", *get_args(EndStatus))))
     return state
 
 
-def _read_fan_out(state: RunState, item: dict[str, Any]) -> FanOut:
+def _read_fan_out(state: RunState, item: dict[str, Any]) -> None:
     """Read a fan-out; those around it have smaller numbers, and come first."""
-    graph = state.graph
-    fan_out = FanOut(_count(item["number"]), _step(graph, item["producer"]), _read_lineage(state, item["outer"]))
-    for step, events in item["gathered"].items():
-        fan_out.gathered[_step(graph, step)] = [_event(event) for event in events]
-    fan_out.served = {_step(graph, step) for step in item["served"]}
-    fan_out.recoveries = {_step(graph, step): _count(count) for step, count in item["recoveries"].items()}
-    return fan_out
+    graph, number = state.graph, _count(item["number"])
+    if number >= state.next_fan_out or number <= max(state.fan_outs, default=-1):
+        raise ValueError(f"fan-out {number} is out of order")
+    fan_out = FanOut(number, _step(graph, item["producer"]), _read_lineage(state, item["outer"]))
+    for step, (events, recoveries) in item["gathered"].items():
+        gathered = fan_out.gathered[_gathering(graph, step, Collect)] = Gathered()
+        gathered.events = [_event(event) for event in events]
+        gathered.recoveries = _read_recoveries(graph, recoveries)
+    fan_out.served = {_gathering(graph, step, Collect) for step in item["served"]}
+    if fan_out.served & set(fan_out.gathered):
+        raise ValueError(f"fan-out {number} gathers for a step that was given its list")
+    state.fan_outs[number] = fan_out
 
 
 def _read_lineage(state: RunState, item: Any) -> Lineage | None:
@@ -359,13 +378,30 @@ def _read_lineage(state: RunState, item: Any) -> Lineage | None:
     fan_out = None if number is None else state.fan_outs[number]
     if fan_out is not None:
         fan_out.live += 1
-    return Lineage({_step(state.graph, step): _count(count) for step, count in recoveries.items()}, fan_out)
+    return Lineage(_read_recoveries(state.graph, recoveries), fan_out)
+
+
+def _read_recoveries(graph: Graph, item: Any) -> Recoveries:
+    return {_step(graph, step): _count(count) for step, count in item.items()}
+
+
+def _read_buffer_key(state: RunState, step: Any, buffer_id: Any) -> BufferKey:
+    if isinstance(buffer_id, str):
+        return _step(state.graph, step), buffer_id
+    if buffer_id is not None and _count(buffer_id) not in state.fan_outs:
+        raise ValueError(f"there is no fan-out {buffer_id}")
+    return _gathering(state.graph, step, Join), buffer_id
 
 
 def _read_invocation(state: RunState, item: dict[str, Any], registry: TypeRegistry) -> Invocation:
     graph = state.graph
     spec = graph.steps[_step(graph, item["step"])]
     invocation = Invocation(_count(item["number"]), spec, _event(item["event"]), _read_lineage(state, item["lineage"]))
+    if spec.gather is not None:
+        if not isinstance(invocation.event, CollectionReleaseEvent):
+            raise ValueError(f"step '{spec.name}' does not take {type(invocation.event).__name__} alone")
+        if isinstance(spec.gather, Join) and len(invocation.event.events) != len(spec.gather.classes):
+            raise ValueError(f"step '{spec.name}' joins {len(spec.gather.classes)} events")
     invocation.attempt = _count(item["attempt"]) + 1
     invocation.failures = _count(item["failures"])
     invocation.first_started_at = None if item["elapsed"] is None else -_seconds(item["elapsed"])
@@ -458,6 +494,12 @@ def _one_of(value: Any, words: tuple[str, ...]) -> Any:
 def _step(graph: Graph, name: Any) -> str:
     if name not in graph.steps:
         raise ValueError(f"there is no step {name!r}")
+    return _text(name)
+
+
+def _gathering(graph: Graph, name: Any, how: type[Collect | Join]) -> str:
+    if not isinstance(graph.steps[_step(graph, name)].gather, how):
+        raise ValueError(f"step '{name}' does not gather events in this way")
     return _text(name)
 
 

@@ -134,12 +134,21 @@ class StepSpec:
         raise WorkflowRuntimeError(f"step '{self.name}' returned {got}, but declares -> {declared}; {fix}")
 
     def _check_list(self, events: list[Any]) -> None:
+        good: set[type] = set()
         for index, event in enumerate(events):
+            if type(event) in good:
+                continue
             if not isinstance(event, self.returns_lists_of):
                 raise WorkflowRuntimeError(
                     f"step '{self.name}' returned a list whose item {index} is {describe(event)}, but declares ->"
                     f" {self._declared()}"
                 )
+            if isinstance(event, StopEvent):
+                raise WorkflowRuntimeError(
+                    f"step '{self.name}' returned a list whose item {index} is a {type(event).__name__}, which ends the"
+                    " run: return it alone"
+                )
+            good.add(type(event))
 
     def signature(self) -> str:
         """Return how the step is written, without defaults and resources."""
@@ -454,16 +463,17 @@ def _list_of(hint: Any, where: str, faults: list[str]) -> tuple[tuple[type[Event
         collects = [item for item in metadata if isinstance(item, Collect)]
         if any(item is Collect for item in metadata):
             faults.append(f"{where}: write Collect() in the annotation, not the class Collect")
-    if typing.get_origin(inner) is not list:
+    lists = [member for member in _union_members(inner) if member is not type(None)]
+    if len(lists) != 1 or typing.get_origin(lists[0]) is not list:
         if collects:
             faults.append(f"{where}: Collect(...) goes with a list of events, as in Annotated[list[E], Collect()]")
         return None
-    members = _union_members(typing.get_args(inner)[0])
+    members = _union_members(typing.get_args(lists[0])[0])
     events = tuple(m for m in members if isinstance(m, type) and issubclass(m, Event))
     if not events:
         return None
     if len(events) < len(members):
-        faults.append(f"{where}: {inner} mixes events with something else; name event classes only")
+        faults.append(f"{where}: {lists[0]} mixes events with something else; name event classes only")
     if len(collects) > 1:
         faults.append(f"{where} names Collect(...) twice; once is enough")
     return events, collects[0] if collects else Collect()

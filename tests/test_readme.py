@@ -1,4 +1,4 @@
-"""The examples of the README run and print what their comments say."""
+"""The examples of the README and of pages in docs/ run and print what their comments say."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+EXAMPLES = [
+    pytest.param(code, id=f"{page}-{number}")
+    for page in ("README.md", "docs/fan-out.md")
+    for number, code in enumerate(
+        re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE), start=1
+    )
+]
 
 
-@pytest.mark.parametrize("code", EXAMPLES, ids=["first", "second"])
+@pytest.mark.parametrize("code", EXAMPLES)
 def test_an_example_prints_what_it_says(code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A code block of the README, run as it stands, prints the value in the comment of its last line."""
+    """A code block, run as it stands, prints the value in the comment of its last line."""
     shown = code.rstrip().splitlines()[-1].partition("  # ")[2]
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, "example", "exec"), {"__name__": "readme"})
     assert shown
     assert capsys.readouterr().out.strip() == shown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.row import Row
 from benchmarks.rows.blocking import SideBySide
-from benchmarks.rows.fan_out import FanOut100, FanOut1000, FanOut10000
+from benchmarks.rows.fan_out import FanOut100, FanOut1000, FanOut10000, ListFanOut100, ListFanOut10000
 from benchmarks.rows.hops import AsyncHop, DefHop
 from benchmarks.rows.memory import RetainedMemory
 from benchmarks.rows.observed import ObservedHop
@@ -19,6 +19,8 @@ ROWS: tuple[type[Row], ...] = (
     FanOut100,
     FanOut1000,
     FanOut10000,
+    ListFanOut100,
+    ListFanOut10000,
     Stream1,
     Stream50,
     SideBySide,

@@ -9,7 +9,7 @@ from greenroom.collect import Join
 from greenroom.events import CollectionReleaseEvent, Event
 from greenroom.facts import Answer, CollectAsked, Effect
 from greenroom.invocation import Invocation
-from greenroom.lineage import FanOut, Lineage
+from greenroom.lineage import FanOut, Gathered, Lineage, most, recoveries_of, with_recoveries
 from greenroom.run_state.answers import given_up
 from greenroom.run_state.work import admit
 from greenroom.steps import StepSpec
@@ -41,14 +41,16 @@ def collect(state: RunState, invocation: Invocation, fact: CollectAsked) -> list
     if buffer is None:
         buffer = state.buffers[key] = CollectBuffer()
     if not fact.own:
-        batch = buffer.add(fact.event, expected)
+        batch = buffer.add(fact.event, expected, recoveries_of(invocation.lineage))
     elif invocation.collected is None or buffer_id not in invocation.collected:
-        batch = buffer.add(fact.event, expected)
+        batch = buffer.add(fact.event, expected, recoveries_of(invocation.lineage))
         invocation.collected = (invocation.collected or set()) | {buffer_id}
     else:
         batch = buffer.take_complete(expected)
     if buffer.is_empty:
         del state.buffers[key]
+    if batch is not None:
+        invocation.lineage = with_recoveries(invocation.lineage, buffer.recoveries)
     log.append(batch)
     return batch
 
@@ -66,7 +68,7 @@ def open_fan_out(state: RunState, producer: StepSpec, outer: Lineage | None) -> 
     fan_out.live = 1
     if outer is not None and outer.fan_out is not None:
         outer.fan_out.live += 1
-    return Lineage(fan_out.recoveries, fan_out)
+    return Lineage(recoveries_of(outer), fan_out)
 
 
 def gather(
@@ -76,47 +78,50 @@ def gather(
     if isinstance(spec.gather, Join):
         _join(state, spec, spec.gather, event, lineage, now, effects)
         return True
-    fan_out = None if lineage is None else lineage.fan_out
-    if fan_out is None:
+    if lineage is None or lineage.fan_out is None:
         return False
-    assert lineage is not None
-    assert spec.gather is not None
+    fan_out = lineage.fan_out
     if spec.name in fan_out.served:
-        state.bury(event, f"step '{spec.name}' had taken as many as it takes", spec.name)
+        state.bury(event, f"step '{spec.name}' had been given its list", spec.name)
         return True
-    members = fan_out.gathered.setdefault(spec.name, [])
-    members.append(event)
-    fan_out.note_recoveries(lineage)
-    if len(members) == spec.gather.limit:
+    gathered = fan_out.gathered.get(spec.name)
+    if gathered is None:
+        gathered = fan_out.gathered[spec.name] = Gathered()
+    gathered.events.append(event)
+    gathered.recoveries = most(gathered.recoveries, lineage.recoveries)
+    assert spec.gather is not None
+    if len(gathered.events) == spec.gather.limit:
         _release(state, spec, fan_out, now, effects)
     return True
 
 
-def settle(state: RunState, lineage: Lineage, now: float, effects: list[Effect]) -> None:
+def settle(state: RunState, lineage: Lineage | None, now: float, effects: list[Effect]) -> None:
     """Something of a lineage has come to its end: if it was the last of its fan-out, release what is gathered there."""
-    fan_out = lineage.fan_out
-    if fan_out is None:
-        return
-    fan_out.live -= 1
-    if fan_out.live:
-        return
+    while lineage is not None and lineage.fan_out is not None:
+        fan_out = lineage.fan_out
+        fan_out.live -= 1
+        if fan_out.live:
+            return
+        _close(state, fan_out, now, effects)
+        # The fan-out was itself something of the one around it.
+        lineage = fan_out.outer
+
+
+def _close(state: RunState, fan_out: FanOut, now: float, effects: list[Effect]) -> None:
     del state.fan_outs[fan_out.number]
     for spec in (*state.graph.collectors(fan_out.producer), *(state.graph.steps[name] for name in fan_out.gathered)):
         if spec.name not in fan_out.served:
             _release(state, spec, fan_out, now, effects)
-    for spec in state.graph.steps.values():
-        if isinstance(spec.gather, Join):
-            left = state.buffers.pop((spec.name, _join_buffer(fan_out)), None)
-            for event in left.events if left is not None else ():
-                state.bury(event, "nothing was left that could have joined it", spec.name)
-    if fan_out.outer is not None:
-        settle(state, fan_out.outer, now, effects)
+    for name in state.graph.joins:
+        left = state.buffers.pop((name, fan_out.number), None)
+        for event in left.events if left is not None else ():
+            state.bury(event, "nothing was left that could have joined it", name)
 
 
 def _release(state: RunState, spec: StepSpec, fan_out: FanOut, now: float, effects: list[Effect]) -> None:
-    fan_out.served.add(spec.name)
-    event = CollectionReleaseEvent.model_construct(events=fan_out.gathered.get(spec.name, []))
-    admit(state, state.new_invocation(spec, event, fan_out.lineage_outside()), now, effects)
+    events, lineage = fan_out.take(spec.name)
+    event = CollectionReleaseEvent.model_construct(events=events)
+    admit(state, state.new_invocation(spec, event, lineage), now, effects)
 
 
 def _join(
@@ -128,18 +133,15 @@ def _join(
     now: float,
     effects: list[Effect],
 ) -> None:
-    key = (spec.name, _join_buffer(None if lineage is None else lineage.fan_out))
+    # Events of different fan-outs never meet: each has a buffer of its own.
+    key = (spec.name, None if lineage is None or lineage.fan_out is None else lineage.fan_out.number)
     buffer = state.buffers.get(key)
     if buffer is None:
         buffer = state.buffers[key] = CollectBuffer()
-    batch = buffer.add(event, join.classes)
+    batch = buffer.add(event, join.classes, recoveries_of(lineage))
     if buffer.is_empty:
         del state.buffers[key]
     if batch is not None:
         released = CollectionReleaseEvent.model_construct(events=batch)
+        lineage = with_recoveries(lineage, buffer.recoveries)
         admit(state, state.new_invocation(spec, released, lineage), now, effects)
-
-
-def _join_buffer(fan_out: FanOut | None) -> str:
-    """Return the id of the buffer of a join: events of different fan-outs never meet."""
-    return "join" if fan_out is None else f"join {fan_out.number}"

@@ -146,8 +146,7 @@ def responded(state: RunState, fact: Responded, now: float, effects: list[Effect
         state.tally.deeds["outside", "", type(fact.event)] += 1
         if not deliver(state, fact.event, None, question.lineage, now, effects, closes=False):
             state.held.append((fact.event, None))
-        if question.lineage is not None:
-            settle(state, question.lineage, now, effects)
+        settle(state, question.lineage, now, effects)
     effects.append(Answer(fact.asker, None))
 
 
@@ -178,23 +177,31 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
         return
     serve_queue(state, invocation.spec, worker, now, effects)
     lineage = invocation.lineage
-    if isinstance(event, list):
+    if kind is EventKind.PLAIN:
+        deliver_inside(state, cast("Event", event), None, lineage, now, effects)
+    elif kind is EventKind.MANY:
         inner = open_fan_out(state, invocation.spec, lineage)
         for member in fact.events:
             state.tally.deeds["sent", invocation.spec.name, type(member)] += 1
-            _emit(state, invocation, member, inner, now, effects)
+            _emit(state, invocation, member, state.graph.kind(type(member)), inner, now, effects)
         settle(state, inner, now, effects)
     else:
-        _emit(state, invocation, event, lineage, now, effects)
+        _emit(state, invocation, cast("Event", event), kind, lineage, now, effects)
     if lineage is not None:
         settle(state, lineage, now, effects)
 
 
 def _emit(
-    state: RunState, invocation: Invocation, event: Event, lineage: Lineage | None, now: float, effects: list[Effect]
+    state: RunState,
+    invocation: Invocation,
+    event: Event,
+    kind: EventKind,
+    lineage: Lineage | None,
+    now: float,
+    effects: list[Effect],
 ) -> None:
     """Send on what a step has returned."""
-    if state.graph.kind(type(event)) is EventKind.INPUT:
+    if kind is EventKind.INPUT:
         event = ask_people(state, event, invocation.spec.name, None, lineage, now, effects)
         deliver(state, event, None, lineage, now, effects)
     else:
@@ -226,7 +233,7 @@ def deliver(
         if isinstance(event, HumanResponseEvent):
             if closes and answered[0].input_id is None:
                 question = close_question(state, event, answered[0].step)
-                if question is not None and question.lineage is not None:
+                if question is not None:
                     settle(state, question.lineage, now, effects)
             return True
         taken = True
@@ -242,7 +249,7 @@ def deliver(
         elif gather(state, spec, event, lineage, now, effects):
             state.tally.deeds["gathered", spec.name, type(event)] += 1
             taken = True
-    if question is not None and question.lineage is not None:
+    if question is not None:
         settle(state, question.lineage, now, effects)
     return taken
 
@@ -253,4 +260,7 @@ def deliver_inside(
     """Deliver an event from within the run; one that nobody takes is a dead letter."""
     if not deliver(state, event, step, lineage, now, effects):
         state.note_unhandled(event, step)
-        state.bury(event, "no step takes it", step)
+        takers = state.graph.route(type(event)) if step is None else (state.graph.steps[step],)
+        names = ", ".join(f"'{spec.name}'" for spec in takers)
+        reason = f"it came out of no list for {names} to gather" if takers else "no step takes it"
+        state.bury(event, reason, step)

@@ -185,7 +185,7 @@ def clear_work(state: RunState) -> None:
             state.bury(event, "the run ended before its collection was complete", step)
     for fan_out in state.fan_outs.values():
         for step, gathered in fan_out.gathered.items():
-            for event in gathered if step not in fan_out.served else ():
+            for event in gathered.events:
                 state.bury(event, "the run ended before its list was complete", step)
     for event, target, *_ in state.delayed.values():
         state.bury(event, "the run ended before its delay was over", target)
@@ -259,7 +259,8 @@ def describe_stuck(state: RunState) -> str:
     ]
     for (step, buffer_id), buffer in state.buffers.items():
         lack = f" and lacks {describe_lack(buffer.lacks)}" if buffer.lacks else ", enough, but nothing asked for them"
-        lines.append(f"  - the collection '{buffer_id}' of step '{step}' holds {len(buffer.events)}{lack}")
+        what = f"the collection '{buffer_id}' of step '{step}'" if isinstance(buffer_id, str) else f"the join '{step}'"
+        lines.append(f"  - {what} holds {len(buffer.events)}{lack}")
     for event, _ in state.held[-5:]:
         lines.append(f"  - {type(event).__name__} was sent from outside and no step takes it")
     for letter in list(state.dead_letters)[-5:]:

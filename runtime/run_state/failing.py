@@ -59,8 +59,7 @@ def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> 
             )
             lineage = recovered(invocation.lineage, handler.name)
             admit(state, state.new_invocation(handler, event, lineage), now, effects)
-            if invocation.lineage is not None:
-                settle(state, invocation.lineage, now, effects)
+            settle(state, invocation.lineage, now, effects)
             serve_queue(state, invocation.spec, worker, now, effects)
         else:
             fail(state, error, effects, invocation.spec.name, failures, elapsed)

@@ -71,8 +71,7 @@ def timer_fired(state: RunState, fact: TimerFired, now: float, effects: list[Eff
         case ("delayed", number):
             event, step, _, lineage = state.delayed.pop(number)
             deliver_inside(state, event, step, lineage, now, effects)
-            if lineage is not None:
-                settle(state, lineage, now, effects)
+            settle(state, lineage, now, effects)
 
 
 def store_called(state: RunState, fact: StoreCall, now: float, effects: list[Effect]) -> None:

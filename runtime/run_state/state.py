@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Literal, cast
 
-from greenroom.buffers import CollectBuffer
+from greenroom.buffers import BufferKey, CollectBuffer
 from greenroom.errors import ContextStateError, WorkflowCancelledByUser
 from greenroom.events import Event, StopEvent
 from greenroom.facts import Caller, DeadLetter, Effect, Fact, Outcome, Publish
@@ -76,7 +76,7 @@ class RunState:
         self.notes: deque[Note] = deque(maxlen=MAX_NOTES)
         self.outcome: Outcome | None = None
         self.lanes: dict[str, Lane] = {}
-        self.buffers: dict[tuple[str, str], CollectBuffer] = {}
+        self.buffers: dict[BufferKey, CollectBuffer] = {}
         self.delayed: dict[int, tuple[Event, str | None, float, Lineage | None]] = {}
         self.fan_outs: dict[int, FanOut] = {}
         self.next_invocation = 0
@@ -183,8 +183,8 @@ class RunState:
         dues += [inv.retry_at for inv in self.invocations.values() if inv.retry_at is not None]
         return min(dues, default=None)
 
-    def buffered(self) -> dict[tuple[str, str], list[Event]]:
-        """Return the events that wait in each collection, by step and buffer id."""
+    def buffered(self) -> dict[BufferKey, list[Event]]:
+        """Return the events that wait in each collection and join."""
         return {key: buffer.events for key, buffer in self.buffers.items()}
 
     def apply(self, fact: Fact, now: float) -> list[Effect]:

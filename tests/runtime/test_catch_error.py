@@ -1,5 +1,6 @@
 """`@catch_error`: steps that are given the failures of others."""
 
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from greenroom import (
     Context,
     Event,
     HumanResponseEvent,
+    InputRequiredEvent,
     StartEvent,
     StepFailedEvent,
     StopEvent,
@@ -32,6 +34,18 @@ class Task(Event):
 
 class Done(Event):
     n: int
+
+
+class Part(Event):
+    n: int
+
+
+class Fine(Event):
+    n: int
+
+
+class Round(Event):
+    pass
 
 
 def test_a_failure_goes_to_the_step_that_catches_it_after_all_retries() -> None:
@@ -277,3 +291,182 @@ def test_faults_of_handlers_are_told_when_the_workflow_is_built() -> None:
         catch_error(max_recoveries=0)(mend)
     with pytest.raises(WorkflowValidationError, match="for_steps must be a list"):
         catch_error(for_steps="begin")(mend)  # type: ignore[call-overload]
+
+
+def test_what_a_handler_returns_takes_the_place_of_what_failed_in_the_list(flow: Flavour) -> None:
+    """One that returns a list opens an inner one; None leaves the member out."""
+
+    class Mends(Workflow):
+        @flow.step
+        async def begin(self, ev: StartEvent) -> list[Task]:
+            return [Task(n=n) for n in range(3)]
+
+        @flow.step
+        async def work(self, ev: Task) -> Done:
+            raise ValueError(ev.n)
+
+        @flow.catch_error
+        async def mend(self, ev: StepFailedEvent) -> list[Part] | Done | None:
+            number = ev.input_event.n
+            return [Part(n=4), Part(n=5)] if number == 2 else Done(n=number) if number else None
+
+        @flow.step
+        async def put_together(self, parts: list[Part]) -> Done:
+            return Done(n=sum(part.n for part in parts))
+
+        @flow.step
+        async def add(self, done: list[Done]) -> StopEvent:
+            return StopEvent(result=sorted(ev.n for ev in done))
+
+    assert Mends().run().result(DEADLINE) == [1, 9]
+
+
+@pytest.mark.parametrize("gathers", ["list", "join", "collect"])
+def test_a_budget_is_not_given_back_where_events_come_together(flow: Flavour, gathers: str) -> None:
+    """What comes of several events has used up the most that any of them had; whichever came last."""
+    rounds: list[int] = []
+    mended: list[int] = []
+
+    class Base(Workflow):
+        @flow.step
+        async def work(self, ev: Task) -> Done:
+            raise ValueError("again")
+
+        @flow.step(num_workers=1)
+        async def well(self, ctx: Context, ev: Part) -> Fine:
+            return Fine(n=len(rounds))
+
+        @flow.catch_error(max_recoveries=2)
+        async def mend(self, ev: StepFailedEvent) -> Done:
+            mended.append(1)
+            return Done(n=0)
+
+    def again() -> Round | StopEvent:
+        rounds.append(1)
+        return Round() if len(rounds) < 6 else StopEvent(result="without end")
+
+    class Lists(Base):
+        @flow.step
+        async def begin(self, ev: StartEvent | Round) -> list[Task | Part]:
+            return [Task(n=1), Part(n=1)]
+
+        @flow.step
+        async def together(self, all: list[Done | Fine]) -> Round | StopEvent:
+            return again()
+
+    class Sends(Base):
+        @flow.step
+        async def begin(self, ctx: Context, ev: StartEvent | Round) -> Task | Part | None:
+            ctx.send_event(Task(n=1))
+            ctx.send_event(Part(n=1), delay=0.001)
+            return None
+
+    class Joins(Sends):
+        @flow.step
+        async def together(self, done: Done, part: Fine) -> Round | StopEvent:
+            return again()
+
+    class Collects(Sends):
+        @flow.step
+        async def together(self, ctx: Context, ev: Done | Fine) -> Round | StopEvent | None:
+            return again() if await flow(ctx.collect_events(ev, [Done, Fine])) else None
+
+    workflow = {"list": Lists, "join": Joins, "collect": Collects}[gathers]
+    with pytest.raises(ValueError, match="again"):
+        workflow().run().result(DEADLINE)
+    assert len(mended) == 2
+
+
+def test_a_handler_may_wait_and_is_given_the_failure_again_after_a_snapshot(flow: Flavour) -> None:
+    """The failure, with its exception and the list that was gathered, is part of the snapshot."""
+
+    class Asks(Workflow):
+        @flow.step
+        async def begin(self, ev: StartEvent) -> list[Task]:
+            return [Task(n=n) for n in range(3)]
+
+        @flow.step
+        async def add(self, tasks: list[Task]) -> StopEvent:
+            raise ValueError("cannot add")
+
+        @flow.catch_error
+        async def mend(self, ctx: Context, ev: StepFailedEvent) -> StopEvent:
+            answer = await flow(ctx.ask(InputRequiredEvent(prefix=str(ev.exception)), HumanResponseEvent))
+            return StopEvent(result=[task.n + answer.n for task in ev.input_event.events])
+
+    workflow = Asks()
+    for as_json in (False, True):
+        handler = workflow.run()
+        (question,) = islice(handler.stream_events(), 1)
+        assert question.prefix == "cannot add"
+        saved: Any = handler.ctx.to_dict() if as_json else handler.ctx.snapshot()
+        handler.cancel_run()
+        context = Context.from_dict(workflow, saved) if as_json else Context.restore(workflow, saved)
+        resumed = workflow.run(ctx=context)
+        resumed.respond(question.input_id, {"n": 10})
+        assert resumed.result(DEADLINE) == [10, 11, 12]
+
+
+def test_a_failed_step_s_input_is_tried_again_before_it_is_caught(flow: Flavour) -> None:
+    """A gathering step's retries are given the same list; the failure that is caught tells how many there were."""
+    lists: list[list[int]] = []
+
+    class Retries(Workflow):
+        @flow.step
+        async def begin(self, ev: StartEvent) -> list[Task]:
+            return [Task(n=n) for n in range(2)]
+
+        @flow.step(retry_policy=retry_policy(wait=wait_none(), stop=stop_after_attempt(3)))
+        async def add(self, tasks: list[Task]) -> StopEvent:
+            lists.append([task.n for task in tasks])
+            tasks.clear()
+            raise ValueError("no")
+
+        @flow.catch_error(for_steps=["add"])
+        async def mend(self, ev: StepFailedEvent) -> StopEvent:
+            return StopEvent(result=(ev.attempts, [task.n for task in ev.input_event.events]))
+
+    assert Retries().run().result(DEADLINE) == (3, [0, 1])
+    assert lists == [[0, 1]] * 3
+
+
+def test_a_wrong_return_is_caught_and_a_base_exception_is_not(flow: Flavour) -> None:
+    """What a step returns without having declared it is a failure of that step."""
+
+    class Wrong(Workflow):
+        @flow.step
+        async def work(self, ev: StartEvent) -> StopEvent:
+            if ev.how == "exit":
+                raise SystemExit(3)
+            return "not an event"
+
+        @flow.catch_error
+        async def mend(self, ev: StepFailedEvent) -> StopEvent:
+            return StopEvent(result=type(ev.exception).__name__)
+
+    assert Wrong().run(how="wrong").result(DEADLINE) == "WorkflowRuntimeError"
+    with pytest.raises(SystemExit):
+        Wrong().run(how="exit").result(DEADLINE)
+
+
+def test_a_handler_s_own_failure_fails_the_run_even_where_another_takes_all(flow: Flavour) -> None:
+    """Handlers do not catch each other, nor themselves."""
+
+    class Fails(Workflow):
+        @flow.step
+        async def work(self, ev: StartEvent) -> StopEvent:
+            raise ValueError("work")
+
+        @flow.catch_error(for_steps=["work"])
+        async def mend(self, ev: StepFailedEvent) -> StopEvent:
+            raise KeyError("mend")
+
+        @flow.catch_error
+        async def mend_all(self, ev: StepFailedEvent) -> StopEvent:
+            return StopEvent(result="mended")
+
+    handler = Fails().run()
+    with pytest.raises(KeyError, match="mend"):
+        handler.result(DEADLINE)
+    (last,) = handler.stream_events()
+    assert (type(last).__name__, last.step_name) == ("WorkflowFailedEvent", "mend")

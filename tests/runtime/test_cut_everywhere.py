@@ -25,9 +25,11 @@ from greenroom import (
     HumanResponseEvent,
     InputRequiredEvent,
     StartEvent,
+    StepFailedEvent,
     StopEvent,
     Workflow,
     aio,
+    catch_error,
     step,
 )
 from greenroom.facts import OnceDone
@@ -52,6 +54,14 @@ class Item(Event):
 
 
 class Seen(Event):
+    n: int
+
+
+class Taken(Event):
+    n: int
+
+
+class Row(Event):
     n: int
 
 
@@ -301,7 +311,58 @@ class Stages(Workflow):
         return StopEvent(result=ev.n)
 
 
-@pytest.mark.parametrize("make", [Approvals, Coroutines, Retries, Stages])
+class Lists(Workflow):
+    """Lists within a list, a join, a member that asks, one that is recovered from, and a handler that asks."""
+
+    def __init__(self, effects: list[str]) -> None:
+        super().__init__()
+        self.effects = effects
+
+    def effect(self, text: str) -> str:
+        self.effects.append(text)
+        return text
+
+    @step
+    def rows(self, ev: StartEvent) -> list[Item]:
+        return [Item(n=n) for n in range(3)]
+
+    @step(num_workers=2)
+    def cells(self, ctx: Context, ev: Item) -> list[Tick | Ask]:
+        ctx.once("cells", self.effect, f"cells {ev.n}")
+        return [Tick(n=ev.n), Ask(n=ev.n)] if ev.n else []
+
+    @step(num_workers=1)
+    async def tick(self, ctx: aio.Context, ev: Tick) -> Seen:
+        if ev.n == 2:
+            raise ValueError(ev.n)
+        return Seen(n=ev.n)
+
+    @catch_error(for_steps=["tick"])
+    def mend(self, ctx: Context, ev: StepFailedEvent) -> Seen:
+        ctx.once("mend", self.effect, "mend")
+        ctx.write_event_to_stream(Tick(n=99))
+        return Seen(n=100)
+
+    @step
+    def take(self, ev: Answer) -> Taken:
+        return Taken(n=ev.n)
+
+    @step
+    async def pair(self, seen: Seen, taken: Taken) -> Done:
+        return Done(n=seen.n + taken.n, text="pair")
+
+    @step
+    def row(self, ctx: Context, done: list[Done]) -> Row:
+        ctx.send_event(Row(n=1000), delay=2.0)
+        return Row(n=sum(event.n for event in done))
+
+    @step
+    async def end(self, ctx: aio.Context, rows: list[Row]) -> StopEvent:
+        await ctx.once("end", self.effect, "end")
+        return StopEvent(result=sorted(row.n for row in rows))
+
+
+@pytest.mark.parametrize("make", [Approvals, Coroutines, Lists, Retries, Stages])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("max_parked", [0, 1000])
 def test_a_cut_run_ends_as_the_one_that_was_not_cut(
@@ -318,8 +379,13 @@ ACTIONS = ("once", "ask", "stream", "send", "sleep", "wait", "fail")
 bodies = st.lists(st.sampled_from(ACTIONS), max_size=5)
 
 
-def random_workflow(plans: list[list[str]], workers: int, is_async: bool, effects: list[str]) -> Workflow:
-    """Return a workflow with an item for each plan; an item does what its plan says, one action after the other."""
+def random_workflow(
+    plans: list[list[str]], workers: int, is_async: bool, by_list: bool, effects: list[str]
+) -> Workflow:
+    """Return a workflow with an item for each plan; an item does what its plan says, one action after the other.
+
+    The items are sent and their results collected or, `by_list`, returned as a list and gathered as one.
+    """
     policy = retry_policy(wait=wait_fixed(3), stop=stop_after_attempt(9))
     sends = sum(plan.count("send") for plan in plans)
 
@@ -347,7 +413,18 @@ def random_workflow(plans: list[list[str]], workers: int, is_async: bool, effect
                 return None
             return StopEvent(result=(sorted(tell(event) for event in got), len(got)))
 
-    class Blocking(Random):
+    class Listed(Workflow):
+        @step
+        def begin(self, ev: StartEvent) -> list[Item]:
+            return [Item(n=n) for n in range(len(plans))]
+
+        @step
+        def join(self, got: list[Done | Seen]) -> StopEvent:
+            return StopEvent(result=(sorted(tell(event) for event in got), len(got)))
+
+    base: Any = Listed if by_list else Random
+
+    class Blocking(base):  # type: ignore[misc]
         @step(num_workers=workers, retry_policy=policy)
         def work(self, ctx: Context, ev: Item) -> Done | Seen:
             plan, said = plans[ev.n], []
@@ -371,7 +448,7 @@ def random_workflow(plans: list[list[str]], workers: int, is_async: bool, effect
                     raise ValueError(mark)
             return Done(n=ev.n, text=", ".join(said))
 
-    class Awaiting(Random):
+    class Awaiting(base):  # type: ignore[misc]
         @step(num_workers=workers, retry_policy=policy)
         async def work(self, ctx: aio.Context, ev: Item) -> Done | Seen:
             plan, said = plans[ev.n], []
@@ -399,15 +476,16 @@ def random_workflow(plans: list[list[str]], workers: int, is_async: bool, effect
     return Awaiting() if is_async else Blocking()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     plans=st.lists(bodies, min_size=1, max_size=3),
     workers=st.integers(1, 3),
     is_async=st.booleans(),
+    by_list=st.booleans(),
     seed=st.integers(0, 1 << 20),
 )
 def test_a_random_workflow_cut_anywhere_ends_as_it_would(
-    plans: list[list[str]], workers: int, is_async: bool, seed: int
+    plans: list[list[str]], workers: int, is_async: bool, by_list: bool, seed: int
 ) -> None:
     """Waits, questions, sends at once and later, streams, retries and effects, in `def` and `async def` steps."""
-    check_every_cut(partial(random_workflow, plans, workers, is_async), seed)
+    check_every_cut(partial(random_workflow, plans, workers, is_async, by_list), seed)

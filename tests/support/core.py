@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from greenroom.collect import Gather
 from greenroom.events import Event, StopEvent
 from greenroom.facts import (
     Answer,
@@ -32,7 +33,7 @@ from greenroom.facts import (
 from greenroom.graph import Graph
 from greenroom.retry import RetryPolicy
 from greenroom.run_state import RunState
-from greenroom.steps import StepOptions, StepSpec
+from greenroom.steps import Catch, StepOptions, StepSpec
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,6 +48,9 @@ def make_spec(
     state_type: type | None = None,
     skip_graph_checks: Sequence[str] = (),
     accept_event_subclasses: bool = False,
+    lists: Sequence[type[Event]] = (),
+    gather: Gather | None = None,
+    catches: Catch | None = None,
 ) -> StepSpec:
     """Return what reading a step's function would have returned."""
     return StepSpec(
@@ -59,9 +63,11 @@ def make_spec(
         returns_none=True,
         state_type=state_type,
         options=StepOptions(
-            num_workers, retry_policy, timeout, frozenset(skip_graph_checks), accept_event_subclasses, {}
+            num_workers, retry_policy, timeout, frozenset(skip_graph_checks), accept_event_subclasses, {}, catches
         ),
         in_workflow=True,
+        returns_lists_of=tuple(lists),
+        gather=gather,
     )
 
 
@@ -103,7 +109,7 @@ class Play:
         fact = EventArrived(event, step)
         return self._ask(fact)
 
-    def finish(self, of: str | StartInvocation, event: Event | None = None) -> list[Effect]:
+    def finish(self, of: str | StartInvocation, event: Event | list[Event] | None = None) -> list[Effect]:
         start = self.first(of)
         self._forget(start)
         return self.apply(Finished(start.invocation.number, start.attempt, event))

@@ -40,14 +40,21 @@ class Flavour:
 
     def step(self, function: Any = None, **options: Any) -> Any:
         """What `@step` is, for a body written as `async def`."""
+        return self._decorate(greenroom.step, function, options)
+
+    def catch_error(self, function: Any = None, **options: Any) -> Any:
+        """What `@catch_error` is, for a body written as `async def`."""
+        return self._decorate(greenroom.catch_error, function, options)
+
+    def _decorate(self, decorator: Any, function: Any, options: dict[str, Any]) -> Any:
         if function is None:
-            return functools.partial(self.step, **options)
+            return functools.partial(self._decorate, decorator, options=options)
         is_async = self.kind == "async def" or (self.kind == "mixed" and self._made % 2 == 1)
         self._made += 1
         made = function if is_async else _as_def(function)
         if is_async:
             made.__annotations__ = {name: _async_context(hint) for name, hint in function.__annotations__.items()}
-        return greenroom.step(**options)(made) if options else greenroom.step(made)
+        return decorator(**options)(made) if options else decorator(made)
 
     async def __call__(self, answer: Any) -> Any:
         """What a call of a context or a store gives: awaited, or as it is."""
