@@ -54,13 +54,13 @@ class Tally:
 
     def dump(self, graph: Graph) -> list[list[Any]]:
         """Return the tally as plain lists, with the names of the events as the graph has them."""
-        rows: list[list[Any]] = [
-            ["finished", step, event_name(graph, taken), event_name(graph, returned), count]
-            for step, taken, returned, count in self.all_finished()
-        ]
+        # By name: what was read from a dump has names as its keys, and what was counted since has classes.
+        counts: defaultdict[tuple[str, str, str | None, str | None], int] = defaultdict(int)
+        for step, taken, returned, count in self.all_finished():
+            counts["finished", step, event_name(graph, taken), event_name(graph, returned)] += count
         for (deed, step, key), count in self.deeds.items():
-            rows.append([deed, step, event_name(graph, key), None, count])
-        return rows
+            counts[deed, step, event_name(graph, key), None] += count
+        return [[*names, count] for names, count in counts.items()]
 
     @classmethod
     def load(cls, rows: list[Any], graph: Graph) -> Tally:
