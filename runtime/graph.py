@@ -51,6 +51,8 @@ class Graph:
         has_async_steps: Whether a step is an `async def`, so that a run needs the event loop.
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
         handlers: The `@catch_error` step that takes the failures of a step, by that step's name.
+        snapshot_registry: The classes that a snapshot may build, and what they were found from; kept here by
+            `greenroom.snapshot.registry_for`.
     """
 
     def __init__(self, name: str, steps: Iterable[StepSpec], functions: Iterable[Any] = ()) -> None:
@@ -66,6 +68,7 @@ class Graph:
         self.steps: Mapping[str, StepSpec] = {spec.name: spec for spec in sorted(steps, key=lambda spec: spec.name)}
         self._routes: dict[type[Event], tuple[StepSpec, ...]] = {}
         self._kinds: dict[Any, EventKind] = {}
+        self.snapshot_registry: tuple[Any, Any] | None = None
         accepted = {cls for spec in self.steps.values() for cls in spec.accepts}
         returned = {cls for spec in self.steps.values() for cls in spec.emits}
         self._accepted, self._returned = accepted, returned

@@ -266,8 +266,9 @@ class Workflow:
         finally:
             if ctx is not None:
                 ctx._port = link
-        handler.origin = state.origin
-        runtime.askers[state.origin] = handler
+        if state.origin != run_id:
+            handler.origin = state.origin
+            runtime.enter_resumed(handler)
         supervisor.watch(runtime.root)
         self._let_begin(runtime, handler, supervisor, begins)
         return handler
