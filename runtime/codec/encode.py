@@ -94,8 +94,8 @@ class Encoder:
         name = self._registry.name_of(cls)
         if name is None:
             raise ContextSerdeError(
-                f"the class {_qualified(cls)} is not registered; name it in an annotation of the workflow, or decorate it"
-                f" with register_type"
+                f"the class {_qualified(cls)} is not registered; name it in an annotation of the workflow, or decorate "
+                f"it with register_type"
             )
         return name
 
