@@ -305,9 +305,10 @@ class Workflow:
         else:
             handler.come_back(supervisor)
         supervisor.finisher = handler
-        handler.origin = state.origin
         runtime.runs[state.run_id] = handler
-        runtime.askers[state.origin] = handler
+        if state.origin != state.run_id:
+            handler.origin = state.origin
+            runtime.enter_resumed(handler)
         supervisor.watch(runtime.root)
         self._let_begin(runtime, handler, supervisor, Recovered(last))
         return handler
