@@ -663,3 +663,45 @@ def test_the_classes_of_a_snapshot_are_looked_for_once_until_there_are_others(mo
     assert later in registry_for(graph)
     again = namespace["Later"] = type("Later", (Event,), {"__module__": "notebook"})
     assert again in registry_for(graph)
+
+
+_LIBRARY = """
+from greenroom import HumanResponseEvent, InputRequiredEvent
+
+class Question(InputRequiredEvent):
+    text: str
+
+def confirm(ctx, text):
+    return ctx.ask(Question(text=text)).response
+"""
+
+
+def test_a_class_that_only_another_package_names_must_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool from a library asks with an event of the library's: refused by name, and taken once it is registered."""
+    shared = TypeRegistry()
+    for module in ("greenroom.snapshot", "greenroom.codec.registry"):
+        monkeypatch.setattr(f"{module}.global_registry", shared)
+    library: dict[str, Any] = {"__name__": "library"}
+    exec(_LIBRARY, library)
+    confirm = library["confirm"]
+
+    class Uses(Workflow):
+        @step
+        def use(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=confirm(ctx, "sure?"))
+
+    workflow = Uses()
+    with SeededRuntime(1) as runtime:
+        handler = workflow.run()
+        runtime.run_until_idle()
+        with pytest.raises(ContextSerdeError, match=r"library\.Question is not registered; .*register_type"):
+            handler.ctx.snapshot()
+        register_type(library["Question"])
+        data = handler.ctx.snapshot()
+    with SeededRuntime(2) as runtime:
+        handler = workflow.run(ctx=Context.restore(workflow, data))
+        runtime.run_until_idle()
+        (question,) = handler.pending_inputs()
+        assert question.request.text == "sure?"
+        handler.respond(question.input_id, {"response": "yes"})
+        assert handler.result() == "yes"
