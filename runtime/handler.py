@@ -358,7 +358,7 @@ class Handler(concurrent.futures.Future[Any]):
         runtime = self._link.runtime
         runtime.runs.pop(self.run_id, None)
         if self.origin != self.run_id:
-            runtime.leave_resumed(self)
+            runtime.leave_resumed(self.origin, self)
         if outcome.error is None:
             self.set_result(outcome.result)
         else:

@@ -320,16 +320,16 @@ class Runtime:
             self.resumed[handler.origin] = (handler, *self.resumed.get(handler.origin, ()))
         # Entered first, then looked; a run that ends does so first, and leaves then.
         if handler.has_ended():
-            self.leave_resumed(handler)
+            self.leave_resumed(handler.origin, handler)
 
-    def leave_resumed(self, handler: Handler) -> None:
+    def leave_resumed(self, origin: str, handler: object) -> None:
         """Forget a run that was entered, if it was."""
         with self._resuming:
-            others = tuple(other for other in self.resumed.get(handler.origin, ()) if other is not handler)
+            others = tuple(other for other in self.resumed.get(origin, ()) if other is not handler)
             if others:
-                self.resumed[handler.origin] = others
+                self.resumed[origin] = others
             else:
-                self.resumed.pop(handler.origin, None)
+                self.resumed.pop(origin, None)
 
     def on_input(self, callback: Callable[[PendingInput], object]) -> None:
         """Have a function called with each question that is asked from now on, on a thread of the runtime.
