@@ -317,7 +317,9 @@ class Runtime:
     def enter_resumed(self, handler: Handler) -> None:
         """Note that a run goes on from another, for the questions that bear the other's id."""
         with self._resuming:
-            self.resumed[handler.origin] = (handler, *self.resumed.get(handler.origin, ()))
+            # A run that had rested in its store is there already.
+            others = (other for other in self.resumed.get(handler.origin, ()) if other is not handler)
+            self.resumed[handler.origin] = (handler, *others)
         # Entered first, then looked; a run that ends does so first, and leaves then.
         if handler.has_ended():
             self.leave_resumed(handler.origin, handler)
