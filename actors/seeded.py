@@ -277,10 +277,13 @@ class SeededDispatcher:
     # -- drawing -------------------------------------------------------------------------------------------------------
 
     def _next(self) -> Strand | None:
-        """Run actors and callbacks until a body is drawn, and return its strand; None when nobody waits any more."""
+        """Run actors and callbacks until a body is drawn, and return its strand; None to let go of the baton.
+
+        That is done when nobody waits any more, and whenever a visitor has been let go: its thread runs at once, makes
+        work for others and may be back before this one looks again, which would go on with what it saw before.
+        """
         while True:
-            self._let_go_if_over(idle=False)
-            if not self._visitors or self._stopping:
+            if self._let_go_if_over(idle=False) or not self._visitors or self._stopping:
                 return None
             self._fire_timers()
             chosen: PooledActor | Strand | None = None
@@ -299,7 +302,8 @@ class SeededDispatcher:
                 self.trace.append("loop")
                 self.loop.run_one()
             elif chosen is None:
-                self._pass_time()
+                if not self._pass_time():
+                    return None
             elif isinstance(chosen, Strand):
                 self._tick()
                 chosen.rank = self._random()
@@ -326,28 +330,31 @@ class SeededDispatcher:
         actor.run_turn()
 
     def _let_go_if_over(self, idle: bool) -> bool:
+        """Let those go whose wait is over; return whether there was one."""
         over = [visitor for visitor in self._visitors.copy() if visitor.is_over(self._now, idle)]
         for visitor in over:
             self._let_go(visitor)
         return bool(over)
 
-    def _pass_time(self) -> None:
-        """Nothing can run: let those go who wait for that, and the clock jump to what is next."""
-        # One that was let go may wait again already, for an actor that was not there when we looked; and so may others.
-        if self._let_go_if_over(idle=True) or not self._visitors or self._actors:
-            return
-        times = [strand.until for strand in self._strands] + [visitor.deadline for visitor in self._visitors.copy()]
+    def _pass_time(self) -> bool:
+        """Nothing can run: let those go who wait for that, or the clock jump to what is next; return whether it did."""
+        if self._let_go_if_over(idle=True):
+            return False
+        visitors = self._visitors.copy()
+        if not visitors:
+            return False
+        times = [strand.until for strand in self._strands] + [visitor.deadline for visitor in visitors]
         due = min((at for at in (*times, self._next_deadline()) if at is not None), default=math.inf)
         if due < math.inf:
             self._now = max(self._now, due)
-            return
-        visitor = self._visitors[0]
-        visitor.error = DeadlockError(
+            return True
+        visitors[0].error = DeadlockError(
             "nothing is left to run, no timer is set, and what is waited for has not come; in a test, what others are"
             " to do meanwhile goes into runtime.spawn(...), and a coroutine into runtime.run(...). The last steps"
             f" were: {', '.join(self.trace[-10:])}"
         )
-        self._let_go(visitor)
+        self._let_go(visitors[0])
+        return False
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

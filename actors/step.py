@@ -28,7 +28,6 @@ from greenroom.context import AsyncContext, Context, ContextCore
 from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
 from greenroom.facts import CancelInvocation, Failed, Finished, PassivateAsked, StartInvocation, WaitAsked
 from greenroom.graph import Graph
-from greenroom.invocation import Invocation
 from greenroom.ports import current_step, log_fields, step_has_ended
 from greenroom.steps import StepSpec
 
@@ -88,7 +87,7 @@ class StepActor(PooledActor):
     def on_receive(self, message: StartInvocation | CancelInvocation) -> None:
         """Start a body, or cancel one."""
         if isinstance(message, StartInvocation):
-            body = self._body_class(self, message.invocation, message.attempt)
+            body = self._body_class(self, message)
             self.in_flight[message.invocation.number, message.attempt] = body
             self._execute(body)  # type: ignore[arg-type]  # the dispatcher's method and the body's class go together
         else:
@@ -143,18 +142,20 @@ class _Body:
         "fact",
         "invocation",
         "label",
+        "retry_info",
         "supervisor",
     )
     context_class: ClassVar[type[ContextCore[Any]]] = Context
 
-    def __init__(self, actor: StepActor, invocation: Invocation, attempt: int) -> None:
+    def __init__(self, actor: StepActor, start: StartInvocation) -> None:
         self._actor = actor
         self._context: Any = None
         self._names: dict[str, int] | None = None
         self.label = actor.label
         self.supervisor = actor.supervisor
-        self.invocation = invocation
-        self.attempt = attempt
+        self.invocation = start.invocation
+        self.attempt = start.attempt
+        self.retry_info = start.retry_info
         self.cancelled = False
         self.fact: Finished | Failed | None = None
 

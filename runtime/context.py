@@ -263,7 +263,7 @@ class ContextCore(ContextBase, Generic[S]):
 
     def retry_info(self) -> RetryInfo:
         """Return which attempt this is and why the last one failed."""
-        return self._within_step("retry_info()").invocation.retry_info
+        return self._within_step("retry_info()").retry_info
 
     @property
     def cancelled(self) -> bool:

@@ -323,13 +323,18 @@ Fact: TypeAlias = (
 
 
 class StartInvocation:
-    """Run the body of a step."""
+    """Run the body of a step.
 
-    __slots__ = ("attempt", "invocation")
+    Attributes:
+        retry_info: Why it is run again. Of this attempt: a body that is given up may outlive the start of the next.
+    """
+
+    __slots__ = ("attempt", "invocation", "retry_info")
 
     def __init__(self, invocation: Invocation, attempt: int) -> None:
         self.invocation = invocation
         self.attempt = attempt
+        self.retry_info = invocation.retry_info
 
 
 class CancelInvocation:

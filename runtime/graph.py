@@ -57,6 +57,8 @@ class Graph:
         state_type: The model of the run's state that the steps' `Context[State]` name, or None.
         handlers: The `@catch_error` step that takes the failures of a step, by that step's name.
         joins: The names of the steps that take several events, one of each.
+        snapshot_registry: The classes that a snapshot may build, and what they were found from; kept here by
+            `greenroom.snapshot.registry_for`.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Graph:
         self._routes: dict[type[Event], tuple[StepSpec, ...]] = {}
         self._kinds: dict[Any, EventKind] = {}
         self._ids: dict[type[Event], str] = {}
+        self.snapshot_registry: tuple[Any, Any] | None = None
         accepted = {cls for spec in self.steps.values() for cls in spec.accepts}
         returned = {cls for spec in self.steps.values() for cls in spec.emits}
         self._accepted, self._returned = accepted, returned

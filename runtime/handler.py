@@ -359,6 +359,11 @@ class Handler(concurrent.futures.Future[Any]):
         )
         return known
 
+    def is_asking(self, input_id: str) -> bool:
+        """Return whether the question of this id is open."""
+        is_open: bool = self._link.ask(Inspect(lambda state: input_id in state.inputs.open))
+        return is_open
+
     def answer_question(self, input_id: str, response: Event | Mapping[str, Any]) -> None:
         """Check an answer and hand it over."""
         fact = Responded(input_id, self._checked_response(self._link.ask(_find(input_id)), response))
@@ -377,8 +382,8 @@ class Handler(concurrent.futures.Future[Any]):
         self._outcome = outcome
         runtime = self._link.runtime
         runtime.runs.pop(self.run_id, None)
-        if runtime.askers.get(self.origin) is self:
-            runtime.askers.pop(self.origin, None)
+        if self.origin != self.run_id:
+            runtime.leave_resumed(self.origin, self)
         if outcome.error is None:
             self.set_result(outcome.result)
         else:

@@ -15,6 +15,7 @@ from greenroom.state import StateStore, StoreCall
 
 if TYPE_CHECKING:
     from greenroom.invocation import Invocation
+    from greenroom.retry import RetryInfo
 
 __all__ = ["HasGraph", "HasPort", "RestingPort", "RunPort", "StepPort", "current_step", "log_fields", "step_has_ended"]
 
@@ -55,6 +56,7 @@ class StepPort(RunPort, Protocol):
 
     invocation: Invocation
     attempt: int
+    retry_info: RetryInfo
     cancelled: bool
     fact: Any  # what the attempt ended with; None while it runs
 

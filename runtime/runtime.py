@@ -1,7 +1,7 @@
 """The runtime: the threads and actors that runs share, from the first run to an orderly end.
 
-A process has a default runtime, made on first use. `_default_lock` protects which one it is. `runs` and `askers` are
-dicts of which only single operations are used, from any thread.
+A process has a default runtime, made on first use. `_default_lock` protects which one it is. `runs` is a dict of which
+only single operations are used, from any thread.
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class Runtime:
     Attributes:
         dispatcher: The threads and the clock.
         runs: The handlers of the runs that have not ended, by run id.
-        askers: The same by what the ids of their questions begin with. Of several runs that were restored from one
-            snapshot it names one.
+        resumed: Those of them that went on from another run, whose id the ids of their questions bear, by that id.
         open_resources: What is open for workflows, to be closed at the end.
         draining: Whether it is being shut down, so that no run may begin.
         keeper: Keeps the runs in the store, or None where there is no store.
@@ -157,8 +156,10 @@ class Runtime:
         self.parking = Parking(max_parked)
         self._on_input: list[Callable[[PendingInput], object]] = []
         self.runs: dict[str, Handler] = {}
-        self.askers: dict[str, Handler] = {}
         self.open_resources: dict[OpenResources, None] = {}
+        self.resumed: dict[str, tuple[Handler, ...]] = {}
+        # Protects `resumed`. Reentrant: a signal handler may begin a run while the main thread does.
+        self._resuming = threading.RLock()
         self.root = RootSupervisor.start(dispatcher, self.runs)
         self.draining = False
         self._process = os.getpid()
@@ -309,10 +310,31 @@ class Runtime:
 
     def _find_asker(self, input_id: str) -> Handler | None:
         origin, _, _ = str(input_id).rpartition(":")
-        likely = self.askers.get(origin)
-        if likely is not None and likely.knows_question(input_id):
-            return likely
-        return next((handler for handler in self.runs.copy().values() if handler.knows_question(input_id)), None)
+        first = self.runs.get(origin)
+        runs = (*self.resumed.get(origin, ()), *(() if first is None else (first,)))
+        knowing = [handler for handler in runs if handler.knows_question(input_id)]
+        # Of several that went on from one snapshot, some may have been answered.
+        asking = [handler for handler in knowing if handler.is_asking(input_id)] if len(knowing) > 1 else knowing
+        return next(iter((*asking, *knowing)), None)
+
+    def enter_resumed(self, handler: Handler) -> None:
+        """Note that a run goes on from another, for the questions that bear the other's id."""
+        with self._resuming:
+            # A run that had rested in its store is there already.
+            others = (other for other in self.resumed.get(handler.origin, ()) if other is not handler)
+            self.resumed[handler.origin] = (handler, *others)
+        # Entered first, then looked; a run that ends does so first, and leaves then.
+        if handler.has_ended():
+            self.leave_resumed(handler.origin, handler)
+
+    def leave_resumed(self, origin: str, handler: object) -> None:
+        """Forget a run that was entered, if it was."""
+        with self._resuming:
+            others = tuple(other for other in self.resumed.get(origin, ()) if other is not handler)
+            if others:
+                self.resumed[origin] = others
+            else:
+                self.resumed.pop(origin, None)
 
     def on_input(self, callback: Callable[[PendingInput], object]) -> None:
         """Have a function called with each question that is asked from now on, on a thread of the runtime.

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from greenroom.buffers import BufferKey, CollectBuffer
 from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, global_registry, reachable_classes, to_jsonable
+from greenroom.codec.registry import default_name
 from greenroom.collect import Collect, Join
 from greenroom.errors import ContextSerdeError
 from greenroom.events import (
@@ -62,11 +63,19 @@ def registry_for(graph: Graph) -> TypeRegistry:
         named.append(graph.state_type)
     for function in graph.functions:
         named += _classes_in(function)
-    return global_registry.child(reachable_classes(*named))
+    # What code names may change while it runs, as in a notebook, and so may what is registered. Both are quickly seen,
+    # while to follow the annotations takes longer than to write a small snapshot.
+    key = (tuple(named), global_registry.registered)
+    kept = graph.snapshot_registry
+    if kept is None or kept[0] != key:
+        classes = [cls for cls in reachable_classes(*named) if cls not in global_registry]
+        kept = graph.snapshot_registry = (key, global_registry.child(classes))
+    registry: TypeRegistry = kept[1]
+    return registry
 
 
 def take_document(state: RunState, now: float) -> dict[str, Any]:
-    """Return the document of a run. It shares the run's events and no container: the run may go on meanwhile.
+    """Return the document of a run. It shares what the run is made of: write it before the run goes on.
 
     Args:
         state: The run, between two facts.
@@ -97,7 +106,7 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         ],
         "fan_outs": [_dump_fan_out(fan_out) for fan_out in state.fan_outs.values()],
         "inputs": [_dump_input(question, now) for question in state.inputs.open.values()],
-        "closed_inputs": dict(state.inputs.closed),
+        "closed_inputs": state.inputs.closed,
         "dead_letters": [[letter.event, letter.reason, letter.step] for letter in state.dead_letters],
         "tally": state.tally.dump(state.graph),
     }
@@ -191,10 +200,10 @@ def _dump_invocation(invocation: Invocation, now: float) -> dict[str, Any]:
         "retry_info": [info.retry_number, info.elapsed_seconds, info.last_exception, info.last_failed_at],
         "sends": invocation.sends,
         "writes": invocation.writes,
-        "collects": None if invocation.collects is None else list(invocation.collects),
+        "collects": invocation.collects,
         "collected": None if invocation.collected is None else sorted(invocation.collected),
         "waits": None if invocation.waits is None else [_dump_wait(wait, now) for wait in invocation.waits.values()],
-        "done_once": None if invocation.done_once is None else dict(invocation.done_once),
+        "done_once": invocation.done_once,
     }
 
 
@@ -227,7 +236,7 @@ def _dump_input(question: OpenInput, now: float) -> dict[str, Any]:
 def _dump_lineage(lineage: Lineage | None) -> list[Any] | None:
     if lineage is None:
         return None
-    return [dict(lineage.recoveries), None if lineage.fan_out is None else lineage.fan_out.number]
+    return [lineage.recoveries, None if lineage.fan_out is None else lineage.fan_out.number]
 
 
 def _dump_fan_out(fan_out: FanOut) -> dict[str, Any]:
@@ -265,7 +274,7 @@ def _listed(classes: tuple[type[Event], ...]) -> list[str]:
 
 
 def _name(cls: type[Any]) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
+    return global_registry.name_of(cls) or default_name(cls)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -342,8 +342,9 @@ class Workflow:
         finally:
             if ctx is not None:
                 ctx._port = link
-        handler.origin = state.origin
-        runtime.askers[state.origin] = handler
+        if state.origin != run_id:
+            handler.origin = state.origin
+            runtime.enter_resumed(handler)
         supervisor.watch(runtime.root)
         self._let_begin(runtime, handler, supervisor, begins)
         return handler
@@ -385,9 +386,10 @@ class Workflow:
         else:
             handler.come_back(supervisor)
         supervisor.finisher = handler
-        handler.origin = state.origin
         runtime.runs[state.run_id] = handler
-        runtime.askers[state.origin] = handler
+        if state.origin != state.run_id:
+            handler.origin = state.origin
+            runtime.enter_resumed(handler)
         supervisor.watch(runtime.root)
         self._let_begin(runtime, handler, supervisor, Recovered(last))
         return handler

@@ -8,7 +8,9 @@ Park and resume: a `def` step waits in a loop. Each time it first sends an event
 `ctx.send_event`; so the figure holds, beside the wait, one invocation of that step, which is a hop, and the two threads
 that take turns, since a body that waits keeps its thread while a chain of hops stays on one. `hops` is the figure over
 a hop of `def` steps, measured just before in the same process. `outside_hops` is a wait that the main thread answers
-with `handler.send_event`, from that call to the line after the wait, over the same hop.
+with `handler.send_event`, from that call to the line after the wait, over the same hop. `bare_hops` is what the machine
+alone asks for the two changes of threads: the round trip of two bare threads that release each other's lock and do
+nothing else, taken in the same process right after, over the same hop.
 
 Streaming past: a step writes events while another stands at a wait. `ratio` is the cost of an event with it over the
 cost without, the two measured in turn. The cost is the CPU time of the process and not the time that passes: how the
@@ -19,7 +21,7 @@ import asyncio
 import gc
 from contextlib import suppress
 from statistics import median
-from threading import Semaphore
+from threading import Lock, Semaphore, Thread
 from time import perf_counter, process_time
 
 from benchmarks.row import Measure, Row, Target, note_at_most
@@ -215,10 +217,33 @@ class ParkAndResume(Row):
                 outside.resumed.acquire()
             answered = (perf_counter() - began) / waits
             handler.result()
-            self.notes |= {"hops": seconds / hop, "outside_hops": answered / hop}
+            bare = round_trip(waits)
+            self.notes |= {"hops": seconds / hop, "outside_hops": answered / hop, "bare_hops": bare / hop}
             return seconds
 
         return measure
+
+
+def round_trip(times: int) -> float:
+    """Return the seconds that two bare threads take to hand a token to and fro."""
+    mine, others = Lock(), Lock()
+    mine.acquire()
+    others.acquire()
+
+    def hand_back() -> None:
+        for _ in range(times):
+            others.acquire()
+            mine.release()
+
+    thread = Thread(target=hand_back)
+    thread.start()
+    began = perf_counter()
+    for _ in range(times):
+        others.release()
+        mine.acquire()
+    seconds = (perf_counter() - began) / times
+    thread.join()
+    return seconds
 
 
 class StreamPastParked(Row):

@@ -2,9 +2,9 @@
 
 Accepted are `None`, `bool`, `int`, `float`, `complex`, `str`, `bytes`, `bytearray`, `list`, `tuple`, `set`,
 `frozenset`, `dict` with keys of any accepted kind, `datetime`, `date`, `time`, `timedelta`, `Decimal`, `UUID`, paths,
-exceptions; and instances of registered pydantic models, dataclasses, named tuples and enums. A value comes back equal
-and of the same class, or is refused when it is encoded, with its path. Subclasses of the kinds above (`OrderedDict`)
-are refused.
+exceptions; instances of registered pydantic models, dataclasses, named tuples and enums; and registered classes
+themselves. A value comes back equal and of the same class, or is refused when it is encoded, with its path. Subclasses
+of the kinds above (`OrderedDict`) are refused.
 
 Documents have value semantics: an object that is in two places comes back as two, and a cycle is refused.
 

@@ -55,6 +55,8 @@ class Decoder:
             return scalar.read(text)
         if code == wire.ENUM:
             return self._enum(text)
+        if code == wire.CLASS:
+            return self._class(text)
         if code not in wire.NAMES or (code in wire.HOLDERS and text):
             raise ContextSerdeError(f"The document has an extension of the unknown code {code}.")
         self._open += 1

@@ -81,11 +81,23 @@ class Encoder:
             return self.explode(value)
         if name is not None and isinstance(value, Enum):
             return _tag(wire.ENUM, f"{name}\n{_member(value)}")
+        if isinstance(value, type):
+            return _tag(wire.CLASS, self._name_of(value))
         if isinstance(value, BaseException):
             name, known = exceptions.take(value, self._registry, self._encodable)
             self._insides.append(known)
             return {_tag(wire.EXCEPTION, name): None, **known}
         raise ContextSerdeError(_reason(cls))
+
+    def _name_of(self, cls: type[Any]) -> str:
+        """Return the name of a class that is itself a value."""
+        name = self._registry.name_of(cls)
+        if name is None:
+            raise ContextSerdeError(
+                f"the class {_qualified(cls)} is not registered; name it in an annotation of the workflow, or decorate "
+                f"it with register_type"
+            )
+        return name
 
     def in_order(self, members: Iterable[Any]) -> list[Any]:
         """Return the members of a set in an order that depends on nothing but what they are."""
@@ -176,8 +188,12 @@ def _hidden(value: Any) -> Any:
     return _Hidden(value) if kind in _TRAPS else value
 
 
+def _qualified(cls: type[Any]) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
 def _reason(cls: type[Any]) -> str:
-    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    name = _qualified(cls)
     if issubclass(cls, Enum) or recipe_for(cls) is not None:
         return f"{name} is not registered; name it in an annotation of the workflow, or decorate it with register_type"
     for kind in (*PLAIN, *_CONTAINERS, *_HOLDERS, *BY_TYPE):

@@ -102,6 +102,11 @@ class TypeRegistry:
         """
         return TypeRegistry(classes, parent=self)
 
+    @property
+    def registered(self) -> int:
+        """How many classes were registered in this very registry; it only grows."""
+        return len(self._entries)
+
     def get(self, name: str) -> type[Any] | None:
         """Return the class of that name, or None. Exceptions of Python's own are always there."""
         cls = self._classes.get(name)

@@ -25,7 +25,7 @@ MAX_COLLISIONS = 1000
 """Keys of one hash value in one dict or set. Honest data has a handful; hostile data can make any number of them."""
 
 # Codes are part of the format: never give one a new meaning.
-INT, ENUM, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID, PATH = range(1, 10)
+INT, ENUM, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID, PATH, CLASS = range(1, 11)
 TUPLE, SET, FROZENSET, BYTEARRAY, COMPLEX = range(32, 37)
 RECORD, EXCEPTION = range(64, 66)
 
@@ -39,6 +39,7 @@ NAMES = {
     DECIMAL: "decimal",
     UUID: "uuid",
     PATH: "path",
+    CLASS: "class",
     TUPLE: "tuple",
     SET: "set",
     FROZENSET: "frozenset",

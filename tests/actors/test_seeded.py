@@ -25,6 +25,7 @@ from greenroom import (
     aio,
     step,
 )
+from greenroom.actors.seeded import SeededDispatcher
 from greenroom.errors import (
     DeadlockError,
     RuntimeShutdownError,
@@ -858,3 +859,42 @@ def test_a_failing_schedule_says_so_in_pytest(pytester: pytest.Pytester) -> None
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*on the schedule of seed 3; repeat it with SeededRuntime(seed=3)*"])
+
+
+def test_whoever_waits_may_be_back_before_the_schedule_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How quick the test's own thread is changes nothing: what it makes while it is let go is on the schedule."""
+
+    class Asks(Workflow):
+        @step
+        def ask(self, ctx: Context, ev: StartEvent) -> Item | None:
+            ctx.ask(Ask(), Answer)
+            return Item(n=1)
+
+        @step
+        async def end(self, ev: Item) -> StopEvent:
+            await asyncio.sleep(DAY)
+            return StopEvent()
+
+    def play(seed: int) -> list[str]:
+        with SeededRuntime(seed) as runtime:
+            handler = Asks().run()
+            runtime.run_until_idle()
+            (question,) = handler.pending_inputs()
+            handler.respond(question.input_id, {"n": 1})
+            runtime.run_until_idle()
+            handler.result()
+            other = Asks().run()
+            runtime.run_until_idle()
+            other.cancel_run()
+        return runtime.trace
+
+    quick = [play(seed) for seed in range(20)]
+    let_go = SeededDispatcher._let_go
+
+    def slow_to_look_again(dispatcher: SeededDispatcher, visitor: Any) -> None:
+        let_go(dispatcher, visitor)
+        while not (dispatcher._visitors or dispatcher._stopping):
+            threading.Event().wait(0.0001)  # until the other thread is back, or has shut the runtime down
+
+    monkeypatch.setattr(SeededDispatcher, "_let_go", slow_to_look_again)
+    assert [play(seed) for seed in range(20)] == quick

@@ -407,3 +407,15 @@ def test_enum_members_are_written_by_name() -> None:
     assert old is not None
     with pytest.raises(ContextSerdeError, match="'m' has no member 'OLD'"):
         decode(encode(old["OLD"], registry), later)
+
+
+def test_a_class_is_a_value_if_it_is_registered() -> None:
+    """As the class of the answer that a question names; another class is refused by its own name and path."""
+    registry = TypeRegistry([Point])
+    for value in ({"answer": Point}, [Point, {Point}], {Point: 1}):
+        assert decode(encode(value, registry), registry) == value
+        assert from_jsonable(json.loads(json.dumps(to_jsonable(value, registry))), registry) == value
+    with pytest.raises(ContextSerdeError, match=r"^value\.answer: the class .*Pair is not registered"):
+        encode({"answer": Pair}, registry)
+    with pytest.raises(ContextSerdeError, match="not registered"):
+        decode(encode(Point, registry), TypeRegistry())

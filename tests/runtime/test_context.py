@@ -691,3 +691,25 @@ def test_retry_info_tells_the_attempt_and_the_last_failure(flow: Flavour) -> Non
     assert infos[1].last_failed_at <= infos[2].last_failed_at
     assert infos[1].last_failed_at.tzinfo is not None
     assert 0 == infos[0].elapsed_seconds <= infos[1].elapsed_seconds <= infos[2].elapsed_seconds < DEADLINE
+
+
+def test_retry_info_of_an_attempt_that_was_given_up_stays_its_own() -> None:
+    """A body that outlives its timeout is not told of the attempt that has begun meanwhile."""
+    entered, begun_again, told = threading.Event(), threading.Event(), threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    class Slow(Workflow):
+        @step(timeout=0.01, retry_policy=retry_policy(stop=stop_after_attempt(100), wait=wait_fixed(0)))
+        def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            if not entered.is_set():
+                entered.set()
+                assert begun_again.wait(DEADLINE)
+                seen.append((ctx._step.attempt, ctx.retry_info().retry_number))
+                told.set()
+            begun_again.set()
+            return StopEvent()
+
+    Slow().run().result(DEADLINE)
+    assert told.wait(DEADLINE)
+    ((attempt, retry_number),) = seen
+    assert retry_number == attempt - 1

@@ -13,7 +13,10 @@ import hashlib
 import inspect
 import json
 import re
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,48 +248,53 @@ def test_human_in_the_loop_with_a_pause() -> None:
     assert [type(event).__name__ for event in variables["rest"]] == ["StopEvent"]
 
 
+OWN_EVENTS = """
+class CLICommand(Event):
+    command: str
+
+class CLIHumanInputEvent(InputRequiredEvent):
+    data: CLICommand
+    response_event_type: type
+
+class CLIHumanResponseEvent(HumanResponseEvent):
+    execute: bool
+    command: str
+
+class CLIWorkflow(Workflow):
+    @step
+    async def request_input(self, ctx: Context, ev: StartEvent) -> CLIHumanInputEvent:
+        command = ev.command
+        return CLIHumanInputEvent(
+            data=CLICommand(command=command),
+            response_event_type=CLIHumanResponseEvent,
+        )
+
+    @step
+    async def handle_human_response(self, ctx: Context, ev: CLIHumanResponseEvent) -> StopEvent:
+        if ev.execute:
+            # Execute the command
+            return StopEvent(result=f"ran {ev.command}")
+        else:
+            # Cancel the command
+            return StopEvent(result="cancelled")
+
+workflow = CLIWorkflow()
+"""
+
+
 def test_human_in_the_loop_with_events_of_ones_own() -> None:
     """One step asks with a subclass of InputRequiredEvent, another takes a subclass of HumanResponseEvent."""
     program = """
-    class CLICommand(Event):
-        command: str
-
-    class CLIHumanInputEvent(InputRequiredEvent):
-        data: CLICommand
-        response_event_type: type
-
-    class CLIHumanResponseEvent(HumanResponseEvent):
-        execute: bool
-        command: str
-
-    class CLIWorkflow(Workflow):
-        @step
-        async def request_input(self, ctx: Context, ev: StartEvent) -> CLIHumanInputEvent:
-            command = ev.command
-            return CLIHumanInputEvent(
-                data=CLICommand(command=command),
-                response_event_type=CLIHumanResponseEvent,
-            )
-
-        @step
-        async def handle_human_response(self, ctx: Context, ev: CLIHumanResponseEvent) -> StopEvent:
-            if ev.execute:
-                # Execute the command
-                return StopEvent(result=f"ran {ev.command}")
-            else:
-                # Cancel the command
-                return StopEvent(result="cancelled")
-
     results = []
     for execute in (True, False):
-        handler = CLIWorkflow().run(command="ls")
+        handler = workflow.run(command="ls")
         async for event in handler.stream_events():
             if isinstance(event, CLIHumanInputEvent):
                 answer = event.response_event_type(execute=execute, command=event.data.command)
                 handler.ctx.send_event(answer)
         results.append(await handler)
     """
-    assert run_program(program)["results"] == ["ran ls", "cancelled"]
+    assert run_program(OWN_EVENTS + textwrap.dedent(program))["results"] == ["ran ls", "cancelled"]
 
 
 def test_stopping_and_resuming_between_human_responses() -> None:
@@ -523,3 +531,88 @@ def test_sync_tools_get_a_human_in_the_loop() -> None:
     variables = run_sync_program(CLI + textwrap.dedent(program), {"hashlib": hashlib, "json": json})
     assert variables["result"] == "cancelled"
     assert [type(event).__name__ for event in variables["rest"]] == ["StopEvent"]
+
+
+# -- the programs that ask a person, each in two processes -------------------------------------------------------------
+
+# What a module of each program holds, what `run` is given, the event that answers, and the result.
+IN_TWO: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "human": (HUMAN, {}, "HumanResponseEvent(response='42')", "42"),
+    "own_events": (
+        OWN_EVENTS,
+        {"command": "ls"},
+        "event.response_event_type(execute=True, command=event.data.command)",
+        "ran ls",
+    ),
+    "dangerous": (
+        DANGEROUS.partition("handler = ")[0],
+        {"user_msg": "I want to proceed with the dangerous task."},
+        "HumanResponseEvent(response='yes', user_name=event.user_name)",
+        "Dangerous task completed successfully.",
+    ),
+    "cli": ("import hashlib\n" + CLI, {"command": "ls"}, "CLIHumanResponseEvent(execute=True)", "ran ls"),
+}
+# Puts every program away at its question, or answers every question that was put away and prints the results.
+IN_ONE_PROCESS = """
+async def begin(name, arguments):
+    handler = importlib.import_module(name).workflow.run(**arguments)
+    async for event in handler.stream_events():
+        if isinstance(event, InputRequiredEvent):
+            Path(name + ".saved").write_bytes(handler.ctx.snapshot())
+            Path(name + ".json").write_text(json.dumps(handler.ctx.to_dict()))
+            await handler.cancel_run()
+            break
+
+async def go_on(name, ctx, answer):
+    module = importlib.import_module(name)
+    handler = module.workflow.run(ctx=ctx)
+    (event,) = [question.request for question in handler.pending_inputs()]
+    handler.ctx.send_event(eval(answer, vars(module), {"event": event}))
+    return await handler
+
+async def main():
+    results = {}
+    for name, (arguments, answer) in json.load(sys.stdin).items():
+        if sys.argv[1] == "begin":
+            await begin(name, arguments)
+        else:
+            workflow = importlib.import_module(name).workflow
+            for ctx in (
+                Context.restore(workflow, Path(name + ".saved").read_bytes()),
+                Context.from_dict(workflow, json.loads(Path(name + ".json").read_text())),
+            ):
+                results.setdefault(name, []).append(await go_on(name, ctx, answer))
+    print(json.dumps(results))
+"""
+
+
+@pytest.mark.parametrize("is_sync", [False, True], ids=["as written", "sync twin"])
+def test_programs_that_ask_are_answered_in_another_process(tmp_path: Path, is_sync: bool) -> None:
+    """Each begins in one process, which ends, and goes on in another, from bytes and from JSON."""
+    imports = IMPORT.replace("greenroom.aio", "greenroom") if is_sync else IMPORT
+    for name, (program, *_) in IN_TWO.items():
+        (tmp_path / f"{name}.py").write_text(imports + (as_sync(program) if is_sync else program))
+    main = as_sync(IN_ONE_PROCESS) + "main()" if is_sync else IN_ONE_PROCESS + "asyncio.run(main())"
+    main = main.replace("handler\n", "handler.result()\n") if is_sync else main
+    given = json.dumps({name: (arguments, answer) for name, (_, arguments, answer, _) in IN_TWO.items()})
+
+    def in_a_process(what: str) -> Any:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import asyncio, importlib, json, sys\nfrom pathlib import Path\n" + imports + main,
+                what,
+            ],
+            input=given,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert in_a_process("begin") == {}
+    assert in_a_process("go on") == {name: [result] * 2 for name, (*_, result) in IN_TWO.items()}

@@ -31,10 +31,10 @@ from greenroom import (
     aio,
     step,
 )
+from greenroom.codec import TypeRegistry, register_type
 from greenroom.errors import ContextSerdeError, ContextStateError
-from greenroom.facts import Inspect
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
-from greenroom.snapshot import take_document
+from greenroom.snapshot import registry_for
 from greenroom.testing import SeededRuntime
 
 SOON = 0.5  # Virtual seconds that the steps of a schedule may take on top of a delay.
@@ -377,21 +377,6 @@ def test_equal_moments_give_equal_bytes() -> None:
     assert take() == take()
 
 
-def test_a_document_does_not_change_while_the_run_goes_on() -> None:
-    """It is of one moment, though steps go on doing things once and collecting before somebody encodes it."""
-    workflow = Logs()
-    with SeededRuntime(1) as runtime:
-        handler = workflow.run()
-        runtime.run_until_idle()
-        document = handler.ctx._port.ask(Inspect(lambda state: take_document(state, runtime.now())))
-        before = repr(document["invocations"])
-        handler.send_event(Go())
-        runtime.run_until_idle()
-        assert repr(document["invocations"]) == before
-        handler.send_event(Go())
-        assert handler.result() == "done"
-
-
 class Logs(Workflow):
     """Adds to each of its logs after a wait."""
 
@@ -629,3 +614,94 @@ def test_reading_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         Context.from_dict(workflow, forged)
     monkeypatch.undo()
     assert imported == []
+
+
+class Renames(Workflow):
+    @step
+    def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=ctx.ask(Ask(n=1), Approval).approved)
+
+
+def test_a_class_that_a_workflow_names_may_be_registered_under_a_name_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Events, answers and the graph are then written under that name, also by a workflow that was put away before."""
+    shared = TypeRegistry()
+    for module in ("greenroom.snapshot", "greenroom.codec.registry"):
+        monkeypatch.setattr(f"{module}.global_registry", shared)
+    workflow = Renames()
+    with SeededRuntime(1) as runtime:
+        handler = workflow.run()
+        runtime.run_until_idle()
+        assert b"test_snapshot:Ask" in handler.ctx.snapshot()
+        register_type(Ask, name="stable:Ask")
+        register_type(Approval, name="stable:Approval")
+        data = handler.ctx.snapshot()
+        assert b"stable:Ask" in data
+        assert b"stable:Approval" in data
+        assert b"test_snapshot:A" not in data
+    with SeededRuntime(2) as runtime:
+        handler = workflow.run(ctx=Context.restore(workflow, data))
+        runtime.run_until_idle()
+        (question,) = handler.pending_inputs()
+        handler.respond(question.input_id, {"approved": True})
+        assert handler.result() is True
+
+
+def test_the_classes_of_a_snapshot_are_looked_for_once_until_there_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is registered later, or defined later under a name that a step uses, may be built from then on."""
+    monkeypatch.setattr("greenroom.snapshot.global_registry", TypeRegistry())
+    monkeypatch.setattr("greenroom.codec.registry.global_registry", TypeRegistry())
+    namespace: dict[str, Any] = {"__name__": "notebook"}
+    exec("def step_body():\n    return Later()\n", namespace)
+    graph = Renames()._graph
+    monkeypatch.setattr(graph, "functions", (*graph.functions, namespace["step_body"]))
+    first = registry_for(graph)
+    assert registry_for(graph) is first
+    later = namespace["Later"] = type("Later", (Event,), {"__module__": "notebook"})
+    assert later not in first
+    assert later in registry_for(graph)
+    again = namespace["Later"] = type("Later", (Event,), {"__module__": "notebook"})
+    assert again in registry_for(graph)
+
+
+_LIBRARY = """
+from greenroom import HumanResponseEvent, InputRequiredEvent
+
+class Question(InputRequiredEvent):
+    text: str
+
+def confirm(ctx, text):
+    return ctx.ask(Question(text=text)).response
+"""
+
+
+def test_a_class_that_only_another_package_names_must_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool from a library asks with an event of the library's: refused by name, and taken once it is registered."""
+    shared = TypeRegistry()
+    for module in ("greenroom.snapshot", "greenroom.codec.registry"):
+        monkeypatch.setattr(f"{module}.global_registry", shared)
+    library: dict[str, Any] = {"__name__": "library"}
+    exec(_LIBRARY, library)
+    confirm = library["confirm"]
+
+    class Uses(Workflow):
+        @step
+        def use(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=confirm(ctx, "sure?"))
+
+    workflow = Uses()
+    with SeededRuntime(1) as runtime:
+        handler = workflow.run()
+        runtime.run_until_idle()
+        with pytest.raises(ContextSerdeError, match=r"library\.Question is not registered; .*register_type"):
+            handler.ctx.snapshot()
+        register_type(library["Question"])
+        data = handler.ctx.snapshot()
+    with SeededRuntime(2) as runtime:
+        handler = workflow.run(ctx=Context.restore(workflow, data))
+        runtime.run_until_idle()
+        (question,) = handler.pending_inputs()
+        assert question.request.text == "sure?"
+        handler.respond(question.input_id, {"response": "yes"})
+        assert handler.result() == "yes"

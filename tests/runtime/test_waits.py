@@ -13,6 +13,7 @@ from greenroom import (
     Context,
     ContextSerdeError,
     Event,
+    Handler,
     HumanResponseEvent,
     InputAnsweredError,
     InputExpiredError,
@@ -435,9 +436,42 @@ def test_the_runtime_answers_the_run_that_asked_even_where_two_go_on_from_one_sn
         assert first.status == "running"
         runtime.respond(asked.input_id, {"approved": True})
         first.result(timeout=20)
-        assert not runtime.askers
+        assert not runtime.resumed
         with pytest.raises(UnknownInputError):
             runtime.respond(asked.input_id, {"approved": True})
+
+
+def test_the_runtime_answers_the_run_that_still_asks() -> None:
+    """Of runs that went on from one snapshot, one has been answered and works on: the next answer goes to the other."""
+    with Runtime() as runtime:
+        workflow = Twice()
+        handler = workflow.run()
+        (asked,) = questions(handler, 1)
+        data = handler.ctx.snapshot()
+        handler.cancel_run()
+        both = [workflow.run(ctx=Context.restore(workflow, data)) for _ in range(2)]
+        for _ in both:
+            runtime.respond(asked.input_id, {"response": 1})
+        seconds = [questions(handler, 1)[0] for handler in both]
+        with pytest.raises(InputAnsweredError):
+            runtime.respond(asked.input_id, {"response": 1})
+        for question in seconds:
+            runtime.respond(question.input_id, {"response": 2})
+        assert [handler.result(timeout=20) for handler in both] == [(1, 2), (1, 2)]
+
+
+def test_an_unknown_question_troubles_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime tells from the id which run can have asked, however many there are."""
+    with Runtime() as runtime:
+        handler = Parked().run()
+        (asked,) = questions(handler, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Handler, "knows_question", lambda *_: pytest.fail("a run was asked"))
+            for unknown in ("", "x", "x:1", f"{asked.input_id}:1"):
+                with pytest.raises(UnknownInputError):
+                    runtime.respond(unknown, {})
+        runtime.respond(asked.input_id, {"approved": True})
+        handler.result(timeout=20)
 
 
 def test_a_snapshot_whose_graph_is_no_graph_is_refused() -> None:

@@ -147,6 +147,7 @@ _scalars: st.SearchStrategy[Any] = st.one_of(
     st.uuids() | st.just(uuid.UUID(int=0)),
     st.builds(PurePosixPath, _paths) | st.builds(PureWindowsPath, _paths),
     st.complex_numbers(),
+    st.sampled_from([Point, Pair, Colour, Note]),
 )
 _keys = st.recursive(
     _scalars,
@@ -189,6 +190,8 @@ def same(left: Any, right: Any) -> bool:
     if type(left) is not type(right):
         return False
     match left:
+        case type():
+            return left is right
         case float():
             return left.hex() == right.hex()
         case complex():
