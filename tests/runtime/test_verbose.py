@@ -113,7 +113,7 @@ def test_verbose_tells_of_failures_waits_and_dead_letters(flow: Flavour, capsys:
         "[idle]",
         "[one:0] wait for Detail answered with Detail",
         "[one:0] complete with StopEvent",
-        "[result] StopEvent(result=None)",
+        "[result] StopEvent()",
     ]
 
 
@@ -136,10 +136,10 @@ def test_verbose_names_the_runs_while_several_go_on(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.splitlines() == [
         "a [one:0] wait for Middle answered with Middle",
         "a [one:0] complete with StopEvent",
-        "a [result] StopEvent(result=None)",
+        "a [result] StopEvent()",
         "[one:0] wait for Middle answered with Middle",
         "[one:0] complete with StopEvent",
-        "[result] StopEvent(result=None)",
+        "[result] StopEvent()",
     ]
 
 
