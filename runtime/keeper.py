@@ -1,8 +1,10 @@
 """The keeper of durable runs: what a runtime does with its store beside committing.
 
 It makes runs and takes them over, wakes those that rest when something wants them, hands on what other processes have
-posted, keeps the lease, and sweeps what is past its time. Every method but `rested` and `lost` may block in the store,
-and is called on a thread that may: the user's, or one of the dispatcher's. `_lock` protects `_waking`.
+posted, keeps the lease, and sweeps what is past its time. Every method but those that supervisors call may block in
+the store, and is called on a thread that may: the user's, or one of the dispatcher's. `_lock` protects `_taking`,
+`_unsure` and what supervisors were handed, and is never held while the store is called; `_renewing` the end of the
+lease.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import secrets
 import socket
 import threading
 import weakref
-from collections.abc import Collection, Iterable
-from concurrent.futures import Future
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,22 +24,25 @@ from typing import TYPE_CHECKING, Any
 
 from greenroom.actors.base import Ref, Reply
 from greenroom.actors.dispatcher import Unlimited
-from greenroom.actors.durable import FromInbox, JournalingRef, LeaseGone
+from greenroom.actors.durable import DurableSupervisor, FromInbox, JournalingRef, LeaseDoubted
 from greenroom.actors.journal import Flush, JournalActor
+from greenroom.actors.root import RunEnded
 from greenroom.actors.ticker import Ticker, TickNow
 from greenroom.checkpoint import dump_checkpoint, load_checkpoint
 from greenroom.codec import TypeRegistry, decode, encode
 from greenroom.errors import (
     ContextSerdeError,
     GreenroomError,
+    RuntimeShutdownError,
+    StoreDamagedError,
     StoreError,
     WorkflowRuntimeError,
 )
-from greenroom.events import Event
+from greenroom.events import Event, WorkflowCancelledEvent
 from greenroom.facts import CancelAsked, EventArrived, Outcome, Responded, RunResumed, RunStarted
 from greenroom.inputs import PendingInput
 from greenroom.journal import encode_fact, pack_record, replay
-from greenroom.run_state import RunState
+from greenroom.run_state import RunState, failed_outcome
 from greenroom.snapshot import registry_for
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, InboxEntry, InputRow, Loaded, NewRun, RunRow, RunStore
 
@@ -54,6 +59,7 @@ EVENT, ANSWER, CANCEL = "event", "answer", "cancel"
 PAGE = 500
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60.0
+REST_ROUND = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +111,16 @@ class RunKeeper:
         self._workflows: dict[str, Workflow] = {}
         self._recovering: set[str] = set()  # the workflows whose orphans are ours to take
         self._at_rest: weakref.WeakValueDictionary[str, Handler] = weakref.WeakValueDictionary()
-        self._waking: dict[str, Future[Handler]] = {}
+        self._kept: dict[str, Handler] = {}  # those that must come to their end though nobody holds on to them
+        self._taking: dict[str, Future[Handler | None]] = {}
+        self._unsure: set[str] = set()  # runs that may be ours and are not at work, since the store has failed
         self._lock = threading.Lock()
-        self._handed_on: set[int] = set()  # inbox entries that a supervisor has, touched by the ticker's call alone
+        self._renewing = threading.Lock()
+        self._lease_until = float("-inf")
+        self._closed = False
+        self._resting_round: list[Any] = []  # weak references to the handlers that are looked after next
         self._last_sweep = float("-inf")
-        self.store.renew(self.owner, durability.lease)
+        self._renew()
         self._heartbeat: Ref = Ticker.start(dispatcher, durability.lease / 3, self._renew)
         self._clock: Ref = Ticker.start(dispatcher, POLL_SECONDS, self._look)
         self._unwatch = store.watch(lambda: self._clock.tell(TickNow()))
@@ -169,10 +180,7 @@ class RunKeeper:
             return self._ended_handler(workflow, row)
         if row.status == "set_aside":
             raise WorkflowRuntimeError(f"run '{run_id}' was set aside: {row.reason}")
-        if row.owner is not None and row.owner != self.owner:
-            raise WorkflowRuntimeError(
-                f"run '{run_id}' is held by another process, {row.owner}; send to it with greenroom answer or cancel"
-            )
+        self._end_leases_of_the_dead()
         return self.wake(run_id)
 
     def recover(self, workflows: Iterable[Workflow]) -> list[Handler]:
@@ -184,52 +192,103 @@ class RunKeeper:
         return self._take_orphans(known)
 
     def wake(self, run_id: str) -> Handler:
-        """Bring a run that rests back to work, or return the handler of one that is at work already.
+        """Bring a run that rests, or whose process has died, to work; or return the handler of one that is at work.
 
         Raises:
             WorkflowRuntimeError: If it is held by another process, or was set aside.
+            RuntimeShutdownError: If the runtime is being shut down.
             StoreError: If the store failed.
         """
         with self._lock:
             handler = self._runtime.runs.get(run_id)
             if handler is not None:
                 return handler
-            waking, is_ours = self._waking.get(run_id), False
-            if waking is None:
-                waking, is_ours = self._waking.setdefault(run_id, Future()), True
-        if not is_ours:
-            return waking.result()
+            taking = self._taking.get(run_id)
+            claimed = self._claim([run_id])
+        if claimed:
+            taken = self._take(claimed)
+            handler = taken[0] if taken else None
+        else:
+            assert taking is not None
+            self._runtime.dispatcher.wait(_Waitable(taking))
+            handler = taking.result()
+        if handler is None:
+            row = self.store.row(run_id)
+            raise WorkflowRuntimeError(
+                f"run '{run_id}' cannot go on here: {_where(row)}" if row else f"there is no run '{run_id}'"
+            )
+        return handler
+
+    def _claim(self, run_ids: Iterable[str]) -> dict[str, Future[Handler | None]]:
+        """Note that this thread takes runs that nobody here takes or has. Called under `_lock`."""
+        at_work, taking = self._runtime.runs, self._taking
+        claimed: dict[str, Future[Handler | None]] = {
+            run_id: Future() for run_id in run_ids if run_id not in at_work and run_id not in taking
+        }
+        self._taking.update(claimed)
+        return claimed
+
+    def _acquire(self, run_ids: Iterable[str]) -> list[Handler]:
+        """Take over those of the runs that nobody here takes or has."""
+        with self._lock:
+            claimed = self._claim(run_ids)
+        return self._take(claimed) if claimed else []
+
+    def _take(self, claimed: Mapping[str, Future[Handler | None]]) -> list[Handler]:
+        """Take over runs and go on with them; those that cannot be read are set aside with the reason."""
+        handlers: dict[str, Handler] = {}
+        error: BaseException | None = None
+        with self._lock:
+            self._unsure.update(claimed)  # until it is known what became of them
         try:
-            handlers = self._acquire([run_id])
-            if not handlers:
-                row = self.store.row(run_id)
-                raise WorkflowRuntimeError(
-                    f"run '{run_id}' cannot go on here: {_where(row)}" if row else f"there is no run '{run_id}'"
-                )
-            waking.set_result(handlers[0])
-        except BaseException as error:
-            waking.set_exception(error)
+            self._runtime.check_usable()
+            fences = self.store.acquire(list(claimed), self.owner)
+            self._sure(claimed.keys() - fences.keys())
+            loaded = self.store.load(list(fences))
+            for run_id, fence in fences.items():
+                handler = self._go_on(run_id, loaded.get(run_id), fence)
+                if handler is not None:
+                    handlers[run_id] = handler
+                self._sure([run_id])
+        except BaseException as failure:
+            error = failure
             raise
         finally:
             with self._lock:
-                self._waking.pop(run_id, None)
-        return handlers[0]
+                for run_id in claimed:
+                    del self._taking[run_id]
+            for run_id, taking in claimed.items():
+                if error is None or run_id in handlers:
+                    taking.set_result(handlers.get(run_id))
+                else:
+                    taking.set_exception(error)
+        return list(handlers.values())
 
-    def _acquire(self, run_ids: Collection[str]) -> list[Handler]:
-        """Take over runs and go on with them; those that cannot be read are set aside with the reason."""
-        fences = self.store.acquire(run_ids, self.owner)
-        loaded = self.store.load(list(fences))
-        handlers = []
-        for run_id, fence in fences.items():
-            item = loaded[run_id]
-            try:
-                if isinstance(item, StoreError):
-                    raise item
-                handlers.append(self._activate(item, fence))
-            except (GreenroomError, RecursionError) as error:
-                logger.error("run '%s' is set aside: %s", run_id, error)
-                self.store.commit([Commit(run_id, fence, status="set_aside", reason=str(error))])
-        return handlers
+    def _sure(self, run_ids: Iterable[str]) -> None:
+        with self._lock:
+            self._unsure.difference_update(run_ids)
+
+    def _go_on(self, run_id: str, loaded: Loaded | StoreError | None, fence: int) -> Handler | None:
+        """Go on with a run that is ours now; return None if it had to be set aside.
+
+        Raises:
+            StoreError: If the store failed, so that it must be tried again.
+        """
+        if loaded is None:
+            return None  # It was deleted just now.
+        try:
+            if isinstance(loaded, StoreError):
+                raise loaded
+            return self._activate(loaded, fence)
+        except Exception as error:
+            # Whatever it is: the user's classes are built here, and one run must not keep the others from going on.
+            if isinstance(error, StoreError | RuntimeShutdownError) and not isinstance(error, StoreDamagedError):
+                raise
+            reason = error
+        said = str(reason) if isinstance(reason, GreenroomError) else f"{type(reason).__name__}: {reason}"
+        logger.error("run '%s' is set aside: %s", run_id, said, exc_info=reason)
+        self.store.commit([Commit(run_id, fence, status="set_aside", reason=said)])
+        return None
 
     def _activate(self, loaded: Loaded, fence: int) -> Handler:
         row = loaded.row
@@ -243,9 +302,13 @@ class RunKeeper:
         )
         state.run_id = row.run_id
         last = replay(state, [record for _, record in loaded.records], registry) or last
-        kept = self._at_rest.pop(row.run_id, None)
-        handler = workflow._go_on(self._runtime, state, fence, row.next_seq, last, kept)
-        for entry in self.store.inbox(run_id=row.run_id):
+        kept = self._at_rest.get(row.run_id)
+        missed = [] if kept is None else self.earlier_events(row.run_id, kept.seen - 1, state.published, graph)
+        entries = self.store.inbox(run_id=row.run_id)
+        # Nothing that may fail comes after this.
+        handler = workflow._go_on(self._runtime, state, fence, row.next_seq, last, kept, missed)
+        self._at_rest.pop(row.run_id, None)
+        for entry in entries:
             self._hand_on(entry, handler)
         return handler
 
@@ -296,15 +359,36 @@ class RunKeeper:
 
     # -- called by supervisors, in their turns -------------------------------------------------------------------------
 
-    def rested(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
+    def holds_lease(self) -> bool:
+        """Return whether the lease goes on for certain, so that no other process can have a run of ours."""
+        return self._runtime.dispatcher.now() < self._lease_until
+
+    def rested(self, run_id: str, published: int, late: list[tuple[Any, Reply | None]]) -> None:
         """Take note that a run was put to rest, and see to what came for it meanwhile."""
-        handler = self._runtime.runs[run_id]
+        runtime = self._runtime
+        handler = runtime.runs[run_id]
         # Out of `runs` last: whoever wakes the run looks there first.
-        handler.leave()
+        handler.leave(published)
         self._at_rest[run_id] = handler
-        del self._runtime.runs[run_id]
+        if handler.is_limited:
+            self.keep(handler)  # It keeps its place among those that may go on.
+        if handler.origin != run_id:
+            runtime.leave_resumed(handler.origin, handler)
+        del runtime.runs[run_id]
+        if runtime.draining:
+            runtime.root.tell(RunEnded(handler))
         if late:
             self.redeliver(run_id, late)
+
+    def keep(self, handler: Handler) -> None:
+        """Hold on to a handler until its run has ended: somebody is told of that, or it has a place to give back."""
+        self._kept[handler.run_id] = handler
+        if handler.has_ended():
+            self.let_go(handler)
+
+    def let_go(self, handler: Handler) -> None:
+        """Take note that the run has ended."""
+        self._kept.pop(handler.run_id, None)
 
     def redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
         """Have what came for a run that rests handed to the supervisor that it is woken with."""
@@ -329,54 +413,92 @@ class RunKeeper:
     # -- again and again -----------------------------------------------------------------------------------------------
 
     def _renew(self) -> None:
-        if self.store.renew(self.owner, self._durability.lease):
-            return
-        held = self.store.held(self.owner)
-        for run_id, handler in list(self._runtime.runs.items()):
-            if run_id not in held:
-                supervisor = handler.supervisor
-                if supervisor is not None:
-                    supervisor.tell_control(LeaseGone())
+        now = self._runtime.dispatcher.now
+        with self._renewing:
+            if self._closed:
+                return
+            begun = now()
+            in_time = self.store.renew(self.owner, self._durability.lease)
+            if not in_time:
+                held = self.store.held(self.owner)
+                for run_id, handler in list(self._runtime.runs.items()):
+                    supervisor = handler.supervisor
+                    if run_id not in held and supervisor is not None:
+                        supervisor.tell_control(LeaseDoubted())
+            self._lease_until = begun + self._durability.lease
 
     def _look(self) -> None:
         """Hand on what was posted, wake what is due, take over what is left of the dead."""
+        if self._unsure:
+            with self._lock:
+                unsure = self._unsure - self._taking.keys()
+                self._unsure -= self._runtime.runs.keys()
+            self._acquire(unsure)
         for entry in self.store.inbox(owner=self.owner):
             handler = self._runtime.runs.get(entry.run_id)
             if handler is not None:
                 self._hand_on(entry, handler)
-        due = self.store.due(list(self._workflows), self.now())
-        for row in due:
-            try:
-                self.wake(row.run_id)
-            except WorkflowRuntimeError:
-                continue  # Another process was quicker.
+        self._acquire([row.run_id for row in self.store.due(list(self._workflows), self.now())])
         if self._recovering:
             self._end_leases_of_the_dead()
             self._take_orphans(self._recovering)
+        self._look_after_those_at_rest()
         self._sweep()
 
-    def _hand_on(self, entry: InboxEntry, handler: Handler) -> None:
+    def _look_after_those_at_rest(self) -> None:
+        """Tell those who hold on to a run at rest that it has ended in another process. A few at a time."""
+        if not self._resting_round:
+            self._resting_round = self._at_rest.valuerefs()
+        for _ in range(min(REST_ROUND, len(self._resting_round))):
+            handler = self._resting_round.pop()()
+            if handler is None or handler.supervisor is not None or handler.has_ended():
+                continue
+            row = self.store.row(handler.run_id)
+            if row is None or row.status != "running":
+                self._end_at_rest(handler, row)
+
+    def _end_at_rest(self, handler: Handler, row: RunRow | None) -> None:
+        graph = handler._link.graph
+        data = None if row is None else self.store.result(row.run_id)
+        if row is None or data is None:
+            where = "it was deleted" if row is None else _where(row)
+            outcome = failed_outcome(WorkflowRuntimeError(f"run '{handler.run_id}' cannot go on: {where}"))
+            missed: list[Event] = [outcome.event]
+        else:
+            event, error = decode(data, registry_for(graph))
+            status: Any = row.status
+            outcome = Outcome(status, event, error)
+            missed = self.earlier_events(row.run_id, handler.seen - 1, row.next_offset, graph)
         with self._lock:
-            if entry.id in self._handed_on:
+            if handler.run_id in self._runtime.runs or handler.run_id in self._taking:
                 return
-            self._handed_on.add(entry.id)
-        registry = registry_for(handler._link.graph)
-        try:
-            fact = _read_entry(entry, registry)
-        except ContextSerdeError as error:
-            logger.error("what was posted for run '%s' cannot be read, and stays in its inbox: %s", entry.run_id, error)
-            return
+            self._at_rest.pop(handler.run_id, None)
+        handler.end_at_rest(outcome, missed)
+
+    def _hand_on(self, entry: InboxEntry, handler: Handler) -> None:
         supervisor = handler.supervisor
-        if supervisor is not None:
-            supervisor.tell(FromInbox(fact, entry.id))
+        if supervisor is None:
+            return  # It rests, and is due.
+        actor = supervisor.actor
+        assert isinstance(actor, DurableSupervisor)
+        with self._lock:
+            if entry.id in actor.handed:
+                return
+            actor.handed.add(entry.id)
+            try:
+                fact = _read_entry(entry, registry_for(handler._link.graph))
+            except ContextSerdeError as error:
+                logger.error("what was posted for run '%s' cannot be read, and stays there: %s", entry.run_id, error)
+                return
+            supervisor.tell(FromInbox(fact, entry.id))  # in here, so that the order of arrival is kept
 
     def _take_orphans(self, workflows: Collection[str]) -> list[Handler]:
         handlers: list[Handler] = []
         while True:
             rows = self.store.orphans(list(workflows), PAGE)
-            taken = self._acquire([row.run_id for row in rows]) if rows else []
+            taken = self._acquire([row.run_id for row in rows])
             handlers += taken
-            if len(rows) < PAGE:
+            if len(rows) < PAGE or not taken:
                 return handlers
 
     def _end_leases_of_the_dead(self) -> None:
@@ -395,17 +517,56 @@ class RunKeeper:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def prepare_end(self) -> None:
-        """Wake and take over no more runs."""
-        self._unwatch()
+        """Wake and take over no more runs of its own accord."""
         self._clock.stop(block=False)
 
-    def close(self, seconds: float) -> None:
-        """Let go of the store, when the runs have been given back or `seconds` are over."""
+    def close(self, seconds: float, error: RuntimeShutdownError) -> None:
+        """Let go of the store, when the runs have been given back or `seconds` are over.
+
+        A store that does not answer is left as it is: the lease ends by itself.
+        """
         dispatcher = self._runtime.dispatcher
-        dispatcher.wait(self.journal.ask(Flush(), block=False), seconds)
+        deadline = dispatcher.now() + seconds
         self._heartbeat.stop(block=False)
-        self.store.resign(self.owner)
-        self.store.close()
+        if not dispatcher.wait(self.journal.ask(Flush(), block=False), seconds / 2):
+            # What is not committed will not be: those who wait for it are told, and whoever goes on begins before it.
+            runs = list(self._runtime.runs.values())
+            for handler in runs:
+                handler.end(error)
+            for handler in runs:
+                dispatcher.wait(handler, max(0.0, deadline - dispatcher.now()) / 2)
+        for reference in self._at_rest.valuerefs():
+            at_rest = reference()
+            if at_rest is not None and at_rest.supervisor is None:
+                at_rest.end_at_rest(Outcome("cancelled", WorkflowCancelledEvent(), error), [WorkflowCancelledEvent()])
+        closing: Future[None] = Future()
+        dispatcher.execute(Unlimited(lambda: self._close(closing)))
+        dispatcher.wait(_Waitable(closing), max(0.0, deadline - dispatcher.now()))
+
+    def _close(self, closing: Future[None]) -> None:
+        try:
+            self._unwatch()
+            with self._renewing:
+                self._closed = True
+                self.store.resign(self.owner)
+            self.store.close()
+        except StoreError:
+            logger.exception("the store failed as it was closed; the lease ends by itself")
+        finally:
+            closing.set_result(None)
+
+
+class _Waitable:
+    """A future, as a dispatcher waits for it."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    def is_done(self) -> bool:
+        return self._future.done()
+
+    def block(self, timeout: float | None) -> None:
+        wait([self._future], timeout)
 
 
 # -- what other processes post ---------------------------------------------------------------------------------------
@@ -473,9 +634,11 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process began, in the kernel's ticks; None where that cannot be known."""
+    """Return when a process began, in the kernel's ticks; None where that cannot be known, and -1 if it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # One whose parent has not asked for its end yet is still listed.
+        return -1 if fields[0] in ("Z", "X") else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
 

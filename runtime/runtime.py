@@ -229,7 +229,7 @@ class Runtime:
         if not finished:
             self._end_all(error)
         else:
-            self._close(JOIN_SECONDS)
+            self._close(JOIN_SECONDS, error)
 
     def recover(self, workflows: Iterable[Any]) -> list[Handler]:
         """Go on with the runs in the store whose process has died, and from now on with those whose process dies.
@@ -393,9 +393,9 @@ class Runtime:
     def _end_all(self, error: RuntimeShutdownError) -> None:
         for handler in list(self.runs.values()):
             handler.end(error)
-        self._close(EXIT_SECONDS)
+        self._close(EXIT_SECONDS, error)
 
-    def _close(self, seconds: float) -> None:
+    def _close(self, seconds: float, error: RuntimeShutdownError) -> None:
         now = self.dispatcher.now
         deadline = now() + seconds
         for resources in list(self.open_resources):
@@ -405,7 +405,7 @@ class Runtime:
         with self._closing:
             if not self.dispatcher.closed:
                 if self.keeper is not None:
-                    self.keeper.close(seconds)
+                    self.keeper.close(seconds, error)
                 self.dispatcher.shutdown(seconds)
 
 

@@ -376,17 +376,34 @@ class Workflow:
     # -- durable runs, for the keeper ----------------------------------------------------------------------------------
 
     def _go_on(
-        self, runtime: Runtime, state: RunState, fence: int, next_seq: int, last: float, handler: Handler | None
+        self,
+        runtime: Runtime,
+        state: RunState,
+        fence: int,
+        next_seq: int,
+        last: float,
+        handler: Handler | None,
+        missed: list[Event],
     ) -> Handler:
-        """Go on with a run that the store had; with its handler, where somebody has kept it."""
-        supervisor = self._make_supervisor(runtime, state, fence, next_seq)
+        """Go on with a run that the store had; with its handler, where somebody has kept it, and what that has missed.
+
+        Raises:
+            RuntimeShutdownError: If the runtime is being shut down. The run is left where it is.
+        """
+        supervisor, kept = self._make_supervisor(runtime, state, fence, next_seq), handler
         if handler is None:
             link = RunLink(self._graph, state.run_id, runtime, supervisor.actor_ref)
             handler = self._handler_class(link, supervisor.log, supervisor.stream)
-        else:
-            handler.come_back(supervisor)
         supervisor.finisher = handler
+        # As a run that begins: it enters `runs` before it looks whether that is being drained.
         runtime.runs[state.run_id] = handler
+        try:
+            runtime.check_usable()
+        except RuntimeShutdownError:
+            runtime.runs.pop(state.run_id, None)
+            raise
+        if kept is not None:
+            kept.come_back(supervisor, missed)
         if state.origin != state.run_id:
             handler.origin = state.origin
             runtime.enter_resumed(handler)
