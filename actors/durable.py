@@ -29,6 +29,7 @@ from greenroom.facts import (
     AskPerson,
     BecameQuiet,
     CancelAsked,
+    CollectAsked,
     DrainAsked,
     Effect,
     EventArrived,
@@ -335,6 +336,10 @@ class DurableSupervisor(RunSupervisor):
             # What is done once is not begun by a process that was suspended while another took the run over.
             self._asks_store = not self._detached
         if self._detached or not (recorded or self._asks_store or self._turn_effects or self._held):
+            self._obey(effects)
+        elif type(fact) is CollectAsked:
+            # A coroutine asks it without awaiting, and a loop must not block. What the step then does by its context is
+            # held behind it.
             self._obey(effects)
         elif self._ledger.is_sync:
             self._turn_effects += effects

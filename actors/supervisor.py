@@ -235,7 +235,9 @@ class RunSupervisor(PooledActor):
         return StepActor(*arguments)
 
     def _cancel_invocation(self, effect: CancelInvocation) -> None:
-        self._steps[effect.step].tell(effect)
+        step = self._steps.get(effect.step)
+        if step is not None:  # else its start was held for a commit that did not come
+            step.tell(effect)
 
     def _publish(self, effect: Publish) -> None:
         self._published.append(effect.event)

@@ -353,7 +353,12 @@ class Handler(concurrent.futures.Future[Any]):
 
     def open_questions(self) -> list[PendingInput]:
         """Return the questions that are open."""
-        questions = self._link.ask(Inspect(lambda state: list(state.inputs.open.values())))
+        try:
+            questions = self._link.ask(Inspect(lambda state: list(state.inputs.open.values())))
+        except WorkflowRuntimeError:
+            if self._outcome is None:
+                raise
+            return []  # It has ended, and nothing but its outcome was kept.
         now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
         return [pending_input(question, self.run_id, now, wall_time) for question in questions]
 

@@ -305,9 +305,14 @@ class RunKeeper:
         kept = self._at_rest.get(row.run_id)
         missed = [] if kept is None else self.earlier_events(row.run_id, kept.seen - 1, state.published, graph)
         entries = self.store.inbox(run_id=row.run_id)
-        # Nothing that may fail comes after this.
-        handler = workflow._go_on(self._runtime, state, fence, row.next_seq, last, kept, missed)
+        # It may be at rest again before the call is over.
         self._at_rest.pop(row.run_id, None)
+        try:
+            handler = workflow._go_on(self._runtime, state, fence, row.next_seq, last, kept, missed)
+        except BaseException:
+            if kept is not None:
+                self._at_rest[row.run_id] = kept
+            raise
         for entry in entries:
             self._hand_on(entry, handler)
         return handler
@@ -550,8 +555,8 @@ class RunKeeper:
                 self._closed = True
                 self.store.resign(self.owner)
             self.store.close()
-        except StoreError:
-            logger.exception("the store failed as it was closed; the lease ends by itself")
+        except StoreError as error:
+            logger.warning("the store failed as it was closed; the lease ends by itself: %r", error)
         finally:
             closing.set_result(None)
 
@@ -662,6 +667,8 @@ def _is_dead(owner: str) -> bool:
 
 
 def _where(row: RunRow) -> str:
+    if row.status in ENDED:
+        return f"it has ended as {row.status}; of its past only the result, the status and the stream are kept"
     if row.status != "running":
         return f"it is {row.status}" + (f", {row.reason}" if row.reason else "")
     return f"it is held by {row.owner}"
