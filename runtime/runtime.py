@@ -404,9 +404,11 @@ class Runtime:
         seconds = max(0.0, deadline - now())
         with self._closing:
             if not self.dispatcher.closed:
-                if self.keeper is not None:
-                    self.keeper.close(seconds, error)
-                self.dispatcher.shutdown(seconds)
+                try:
+                    if self.keeper is not None:
+                        self.keeper.close(seconds, error)
+                finally:
+                    self.dispatcher.shutdown(seconds)
 
 
 def _check_durability(durability: Any, kept: Durability) -> None:

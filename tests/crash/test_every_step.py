@@ -23,8 +23,8 @@ from tests.support.worlds import World
 
 SCALE = int(os.environ.get("GREENROOM_SOAK", "1"))
 SEEDS = range(1, 1 + SCALE)
-STEPS = 12 * SCALE  # deaths at a step
-COMMITS = 12 * SCALE  # and just after a commit
+STEPS = 6 * SCALE  # deaths at a step
+COMMITS = 5 * SCALE  # and just after a commit
 FLOWS = [Approvals, Coroutines, Lists, Retries, Stages]
 
 

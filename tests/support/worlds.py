@@ -156,7 +156,6 @@ class World:
         self.unrecorded += Counter(self.effects) - Counter(self.recorded) - self.unrecorded
         dispatcher = self._runtime._dispatcher
         for visitor in dispatcher._visitors.copy():
-            visitor.error = Died()  # type: ignore[assignment]
-            dispatcher._let_go(visitor)
+            visitor.error, visitor.is_done = Died(), lambda: True  # type: ignore[assignment]
 
     registry: Any = None  # of the workflow whose runs there are
