@@ -33,6 +33,8 @@ from greenroom.codec import TypeRegistry, decode, encode
 from greenroom.errors import (
     ContextSerdeError,
     GreenroomError,
+    InputAnsweredError,
+    InputExpiredError,
     RuntimeShutdownError,
     StoreDamagedError,
     StoreError,
@@ -346,9 +348,19 @@ class RunKeeper:
             after = page[-1].input_id
 
     def asker_at_rest(self, input_id: str) -> Handler | None:
-        """Return the handler of the run that asks a question which is open in the store, or None."""
+        """Return the handler of the run that asks a question which is open in the store, or None.
+
+        Raises:
+            InputError: If it is closed.
+        """
         row = self.store.input(str(input_id))
-        return None if row is None or row.closed is not None else self.get(row.run_id)
+        if row is None:
+            return None
+        if row.closed == "expired":
+            raise InputExpiredError(f"question '{input_id}' was given up: nobody had answered in time")
+        if row.closed is not None:
+            raise InputAnsweredError(f"question '{input_id}' is no longer asked: it was {row.closed}")
+        return self.get(row.run_id)
 
     def earlier_events(self, run_id: str, after: int, before: int, workflow_graph: Any) -> list[Event]:
         """Return the events of a run after one offset and before another, from the store."""
