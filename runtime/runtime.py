@@ -408,7 +408,8 @@ class Runtime:
                     if self.keeper is not None:
                         self.keeper.close(seconds, error)
                 finally:
-                    self.dispatcher.shutdown(seconds)
+                    # What hangs in the store hangs on a thread of its own; half a second is enough for the others.
+                    self.dispatcher.shutdown(max(0.5, deadline - now()))
 
 
 def _check_durability(durability: Any, kept: Durability) -> None:
