@@ -396,7 +396,8 @@ class Handler(concurrent.futures.Future[Any]):
             return
         self._outcome = outcome
         runtime = self._link.runtime
-        runtime.runs.pop(self.run_id, None)
+        if runtime.runs.get(self.run_id) is self:
+            runtime.runs.pop(self.run_id, None)
         if runtime.keeper is not None:
             runtime.keeper.let_go(self)
         if self.origin != self.run_id:

@@ -35,6 +35,7 @@ from greenroom.errors import (
     GreenroomError,
     InputAnsweredError,
     InputExpiredError,
+    RunExistsError,
     RuntimeShutdownError,
     StoreDamagedError,
     StoreError,
@@ -133,8 +134,8 @@ class RunKeeper:
         """Note a workflow, so that its runs can be found by name."""
         self._workflows.setdefault(workflow.workflow_name, workflow)
 
-    def make(self, workflow: Workflow, state: RunState, beginning: RunStarted | RunResumed) -> None:
-        """Make a run in the store, with its first fact.
+    def make(self, workflow: Workflow, handler: Handler, state: RunState, beginning: RunStarted | RunResumed) -> None:
+        """Make a run in the store, with its first fact, and enter it among those at work.
 
         Raises:
             RunExistsError: If there is a run of this id.
@@ -150,9 +151,20 @@ class RunKeeper:
             snapshot=(0, dump_checkpoint(state, now, registry)),
             records=[(0, pack_record(now, encode_fact(beginning, registry)))],
         )
-        (refusal,) = self.store.commit([commit])
-        if refusal is not None:
-            raise refusal
+        with self._lock:
+            claimed = self._claim([state.run_id])
+        if not claimed:
+            raise RunExistsError(f"Run '{state.run_id}' is just being made or taken over.")
+        made: Handler | None = None
+        try:
+            (refusal,) = self.store.commit([commit])
+            if refusal is not None:
+                raise refusal
+            made = self._runtime.runs[state.run_id] = handler
+        finally:
+            with self._lock:
+                del self._taking[state.run_id]
+            claimed[state.run_id].set_result(made)
 
     def now(self) -> float:
         """Return the time of the clock of durable runs: seconds since the epoch, that never go back."""
@@ -166,6 +178,10 @@ class RunKeeper:
         Raises:
             WorkflowRuntimeError: If another process has it, or its workflow is not known here.
         """
+        with self._lock:
+            taking = self._taking.get(run_id)
+        if taking is not None:
+            self._runtime.dispatcher.wait(_Waitable(taking))
         handler = self._runtime.runs.get(run_id) or self._at_rest.get(run_id)
         if handler is not None:
             return handler

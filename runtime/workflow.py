@@ -33,7 +33,7 @@ from greenroom.logging import run_log
 from greenroom.observer import Observers
 from greenroom.ports import RestingPort
 from greenroom.resources import ResourceManager
-from greenroom.run_state import OnStuck, RunState, failed_outcome
+from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
 from greenroom.snapshot import registry_for
 from greenroom.steps import describe, read_step, step_options
@@ -293,8 +293,8 @@ class Workflow:
             # Another thread or process was quicker by a hair, and with a store the same id is the same run.
             assert runtime.keeper is not None
             known = self._known_run(runtime.keeper, run_id)
-            assert known is not None
-            return known
+            # There is none if the store has failed that other thread.
+            return self.run(ctx, start_event, run_id=run_id, **kwargs) if known is None else known
 
     def _known_run(self, keeper: RunKeeper, run_id: str) -> Handler | None:
         """Return the run of this id that the store has, if it has one: asking twice for a run gives the same run."""
@@ -318,17 +318,16 @@ class Workflow:
             handler.ctx = ctx
         begins: Any = beginning
         try:
-            if runtime.runs.setdefault(run_id, handler) is not handler:
-                raise _id_taken(run_id) if keeper is None or ctx is not None else RunExistsError(run_id)
             if keeper is not None:
                 begins = Begin(beginning, late=self._num_concurrent_runs is not None)
                 try:
-                    keeper.make(self, state, beginning)  # pyright: ignore[reportArgumentType]
-                except GreenroomError as error:
-                    runtime.runs.pop(run_id, None)
-                    handler.finish(failed_outcome(error))
-                    handler.exception(0)  # It is raised here, and has been seen.
+                    keeper.make(self, handler, state, beginning)  # pyright: ignore[reportArgumentType]
+                except RunExistsError:
+                    if ctx is not None:
+                        raise _id_taken(run_id) from None
                     raise
+            elif runtime.runs.setdefault(run_id, handler) is not handler:
+                raise _id_taken(run_id)
             if runtime.draining:
                 try:
                     runtime.check_usable()

@@ -56,18 +56,18 @@ class Tick(Event):
 class Counts(Workflow):
     """Counts pokes from outside up to a number, and streams each."""
 
-    @step
-    def begin(self, ctx: Context, ev: StartEvent) -> None:
-        ctx.store.set("wanted", ev.wanted)
-
     @step(num_workers=1)
-    def take(self, ctx: Context, ev: Poke) -> StopEvent | None:
-        ctx.write_event_to_stream(Tick(n=ev.n))
+    def take(self, ctx: Context, ev: StartEvent | Poke) -> StopEvent | None:
         with ctx.store.edit_state() as state:
             # A body that is cut off before its end runs again: an edit that may be made twice.
-            state["seen"] = sorted({*state.get("seen", []), ev.n})
-            seen = state["seen"]
-        return StopEvent(result=seen) if len(seen) == state["wanted"] else None
+            if isinstance(ev, StartEvent):
+                state["wanted"] = ev.wanted
+            else:
+                ctx.write_event_to_stream(Tick(n=ev.n))
+                state["seen"] = sorted({*state.get("seen", []), ev.n})
+            seen = state.get("seen", [])
+            is_done = len(seen) == state.get("wanted")
+        return StopEvent(result=seen) if is_done else None
 
 
 class Asks(Workflow):
