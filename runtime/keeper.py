@@ -117,6 +117,7 @@ class RunKeeper:
         self._kept: dict[str, Handler] = {}  # those that must come to their end though nobody holds on to them
         self._taking: dict[str, Future[Handler | None]] = {}
         self._unsure: set[str] = set()  # runs that may be ours and are not at work, since the store has failed
+        self._unmade: set[str] = set()  # runs that the store may have made as it failed; whoever asked was told so
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
         self._lease_until = float("-inf")
@@ -156,8 +157,10 @@ class RunKeeper:
         if not claimed:
             raise RunExistsError(f"Run '{state.run_id}' is just being made or taken over.")
         made: Handler | None = None
+        self._unmade.add(state.run_id)
         try:
             (refusal,) = self.store.commit([commit])
+            self._unmade.discard(state.run_id)
             if refusal is not None:
                 raise refusal
             made = self._runtime.runs[state.run_id] = handler
@@ -467,6 +470,8 @@ class RunKeeper:
                 unsure = self._unsure - self._taking.keys()
                 self._unsure -= self._runtime.runs.keys()
             self._acquire(unsure)
+        for run_id in list(self._unmade):
+            self._unmake(run_id)
         for entry in self.store.inbox(owner=self.owner):
             handler = self._runtime.runs.get(entry.run_id)
             if handler is not None:
@@ -477,6 +482,24 @@ class RunKeeper:
             self._take_orphans(self._recovering)
         self._look_after_those_at_rest()
         self._sweep()
+
+    def _unmake(self, run_id: str) -> None:
+        """Delete a run of which somebody was told that it does not begin, unless it was asked for again since."""
+        with self._lock:
+            claimed = self._claim([run_id])
+        if not claimed:
+            return  # It is just being made, or was asked for again.
+        try:
+            row = self.store.row(run_id)
+            if row is not None and row.owner == self.owner and row.fence == FIRST_FENCE:
+                reason = "the store failed as the run was made"
+                self.store.commit([Commit(run_id, FIRST_FENCE, status="cancelled", reason=reason)])
+                self.store.delete(run_id)
+            self._unmade.discard(run_id)
+        finally:
+            with self._lock:
+                del self._taking[run_id]
+            claimed[run_id].set_result(None)
 
     def _look_after_those_at_rest(self) -> None:
         """Tell those who hold on to a run at rest that it has ended in another process. A few at a time."""

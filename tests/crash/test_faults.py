@@ -122,10 +122,40 @@ def _send(runtime: Runtime, n: int) -> None:
         assert handler.result(DEADLINE) == list(range(12))
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_run_of_which_was_said_that_it_does_not_begin_does_not() -> None:
+    """Though the store had made it before it failed; unless it is asked for again, by its id."""
+    store = MemoryStore()
+    failing: Any = Fails(store, {"commit"}, 1, rate=0.0)
+    with Runtime(store=failing) as runtime:
+        workflow = counts()
+        for name in ("dropped", "wanted"):
+            failing.rate = 2.0
+            failing._random.random = lambda: 1.5  # it is done, and nobody is told
+            with pytest.raises(StoreUnavailableError):
+                workflow.run(run_id=name, wanted=1)
+            failing.rate = 0.0
+            failing._random = random.Random(1)
+            if name == "wanted":
+                handler = workflow.run(run_id=name, wanted=1)
+                handler.send_event(Poke(n=1))
+        assert runtime.keeper is not None
+        until(lambda: not runtime.keeper._unmade)  # type: ignore[union-attr]
+        assert store.row("dropped") is None
+        assert handler.result(DEADLINE) == [1]
+
+
 def begin_until_it_fails() -> None:
     """Begin runs: what is free within the file is used up first."""
     while True:
         counts().run(wanted=1, text="x" * 100_000)
+
+
+def open_anew(store: SQLiteStore) -> None:
+    """Have the store close its connections, when nobody uses them, as before a fork."""
+    assert store._connections is not None
+    store._connections.before_fork()
+    store._connections.after_fork(in_child=False)
 
 
 @pytest.mark.usefixtures("quick")
@@ -149,8 +179,7 @@ def test_a_full_disk_and_a_file_that_may_not_be_written_delay_the_runs(
         handler = counts().run(run_id="one", wanted=3)
         handler.send_event(Poke(n=0))
         broken.set()
-        assert store._connections is not None
-        store._connections._close_all()
+        open_anew(store)
         sending = [threading.Thread(target=handler.send_event, args=(Poke(n=n, text="x" * 100_000),)) for n in (1, 2)]
         for thread in sending:
             thread.start()
@@ -158,7 +187,7 @@ def test_a_full_disk_and_a_file_that_may_not_be_written_delay_the_runs(
             begin_until_it_fails()
         assert not handler.done()
         broken.clear()
-        store._connections._close_all()
+        open_anew(store)
         assert handler.result(DEADLINE) == [0, 1, 2]
         for thread in sending:
             thread.join(DEADLINE)

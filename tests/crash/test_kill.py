@@ -58,6 +58,9 @@ def zygote() -> Iterator[socket.socket]:
         assert process.wait(10) == 0
 
 
+REFUSALS = ("InputAnsweredError", "WorkflowRuntimeError", "RuntimeShutdownError", "LeaseLostError")
+
+
 class Story:
     """What the test was told by all children."""
 
@@ -71,6 +74,11 @@ class Story:
         self.streams: dict[tuple[str, int], str] = {}
         self.acknowledged: set[tuple[str, str]] = set()
         self.results: dict[str, Any] = {}
+        self.ended: dict[socket.socket, set[str]] = {}
+        self.ready: set[socket.socket] = set()
+        self.rest: dict[socket.socket, bytes] = {}
+        self.intended: set[tuple[socket.socket, str]] = set()
+        self.suspended: set[tuple[socket.socket, str]] = set()
         with closing(SQLiteStore(where)) as store:
             store.open()
         with closing(sqlite3.connect(where)) as db:
@@ -89,17 +97,21 @@ class Story:
 
     def live(self, zygote: socket.socket, fault: dict[str, int], seconds: float | None) -> bool:
         """Let a child live until it dies, of a fault or after some seconds; return whether all runs have ended."""
-        ours, theirs = socket.socketpair()
-        request = {"kind": "sqlite", "where": str(self.where), "options": self.options, "runs": NAMES, **fault}
-        socket.send_fds(zygote, [json.dumps(request).encode()], [theirs.fileno()])
-        theirs.close()
-        pid = int(zygote.recv(100))
+        pid, ours = self.begin(zygote, fault)
         try:
             return self.follow(pid, ours, seconds)
         finally:
             ours.close()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def begin(self, zygote: socket.socket, fault: dict[str, int]) -> tuple[int, socket.socket]:
+        """Begin a child; return its process id and the way to it."""
+        ours, theirs = socket.socketpair()
+        request = {"kind": "sqlite", "where": str(self.where), "options": self.options, "runs": NAMES, **fault}
+        socket.send_fds(zygote, [json.dumps(request).encode()], [theirs.fileno()])
+        theirs.close()
+        return int(zygote.recv(100)), ours
 
     def follow(self, pid: int, ours: socket.socket, seconds: float | None) -> bool:
         """Take what a child tells, up to its end."""
@@ -129,18 +141,38 @@ class Story:
         self.unrecorded = self.effects - self.recorded()
         return False
 
+    def follow_all(self, children: list[socket.socket], seconds: float) -> bool:
+        """Take what children tell, for some seconds; return whether each has told the end of all runs."""
+        deadline = time.monotonic() + seconds
+        while any(len(self.ended.setdefault(one, set())) < len(NAMES) for one in children):
+            readable, _, _ = select.select(children, [], [], max(0.0, deadline - time.monotonic()))
+            if not readable:
+                return False
+            for ours in readable:
+                received = receive(ours)
+                assert received, "a child has died, and nobody killed it"
+                *lines, self.rest[ours] = (self.rest.get(ours, b"") + received).split(b"\n")
+                for line in lines:
+                    self.take(json.loads(line), ours, self.ended[ours])
+        return True
+
     def take(self, message: dict[str, Any], ours: socket.socket, ended: set[str]) -> None:
         """Take note of what a child tells, and do what it asks for."""
         answer: list[dict[str, Any]] = []
         if "effect" in message:
             text = message["effect"]
             self.effects[text] += 1
-            # Twice only if it was not recorded when its process died.
-            assert self.effects[text] == 1 or self.unrecorded[text] == self.effects[text] - 1, f"{text} was done again"
+            self.intended.discard((ours, text))
+            # Twice only if it was not recorded when its process died, or was about to be done when it was suspended.
+            again = self.effects[text] > 1 and self.unrecorded[text] != self.effects[text] - 1
+            assert not again or (ours, text) in self.suspended, f"{text} was done again"
+        elif "intended" in message:
+            self.intended.add((ours, message["intended"]))
         elif "asked" in message:
             assert ("answer", message["asked"]) not in self.acknowledged, "an answer was lost"
             answer.append({"answer": message["asked"]})
         elif "ready" in message:
+            self.ready.add(ours)
             self.post()
             keys = ["wanted", *STRAYS]
             answer += [{"run": name, "poke": key} for name in NAMES for key in keys for _ in range(2)]
@@ -149,11 +181,12 @@ class Story:
             done = message["acknowledged"]
             self.acknowledged.add(("answer", done["answer"]) if "answer" in done else (done["run"], done["poke"]))
         elif "refused" in message:
-            assert message["error"] in ("InputAnsweredError", "WorkflowRuntimeError", "RuntimeShutdownError"), message
+            assert message["error"] in REFUSALS, message
         elif "result" in message:
             ended.add(message["run"])
-            self.results[message["run"]] = message["result"]
-        else:
+            if "LeaseLostError" not in str(message["result"]):
+                self.results[message["run"]] = message["result"]
+        elif "WorkflowCancelledEvent" not in message["event"]:  # the end for readers in a process that lost the run
             place = message["run"], message["offset"]
             if self.options["durability"] == "sync":
                 assert self.streams.get(place, message["event"]) == message["event"], "the stream was told anew"
@@ -276,3 +309,70 @@ def test_runs_whose_process_is_killed_again_and_again_end_as_they_should(
         kills += story.kills
     assert kills >= STORIES
     print(f"{kills} kills")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process stands in a transaction."""
+    with closing(sqlite3.connect(path, timeout=0.0, isolation_level=None)) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        db.execute("ROLLBACK")
+        return False
+
+
+def suspend(pid: int, path: Path) -> None:
+    """Stop a process, outside of any transaction: in one, all others could only wait for it."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        stopped = Path(f"/proc/{pid}/stat")
+        while stopped.read_text().rpartition(")")[2].split()[0] != "T":
+            pass
+        if not is_locked(path):
+            return
+        os.kill(pid, signal.SIGCONT)
+
+
+def wait_for_orphans(path: Path) -> None:
+    """Wait until the lease of all that are suspended is over."""
+    with closing(sqlite3.connect(path)) as db:
+        deadline = time.monotonic() + PATIENCE
+        while db.execute("SELECT count(*) FROM owners WHERE lease_until > ?", (time.time(),)).fetchone() != (0,):
+            assert time.monotonic() < deadline
+
+
+@pytest.mark.timeout(120 + 30 * STORIES)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether a process is stopped is read from /proc")
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_processes_that_are_suspended_past_their_lease_do_nothing_again(
+    zygote: socket.socket, tmp_path: Path, mode: str
+) -> None:
+    """Each is taken over by the next, and goes on later: it is told that it has lost its runs, and writes nothing."""
+    for seed in range(STORIES):
+        story = Story(tmp_path / f"runs-{seed}.db", {**MODES[mode], "lease": 0.3}, seed)
+        children: list[tuple[int, socket.socket]] = []
+        try:
+            for _ in range(3):
+                pid, ours = story.begin(zygote, {})
+                children.append((pid, ours))
+                if story.follow_all([ours], story.random.uniform(0.02, 0.08)):
+                    break
+                suspend(pid, story.where)
+                story.follow_all([ours], 0.0)  # what it had told before
+                story.suspended |= {(one, text) for one, text in story.intended if one is ours}
+                story.unrecorded = story.effects - story.recorded()
+                wait_for_orphans(story.where)
+            children.append(story.begin(zygote, {}))
+            # It takes all that is left to itself. One that goes on before that has its runs still, and may do things.
+            while children[-1][1] not in story.ready:
+                story.follow_all([children[-1][1]], 0.01)
+            for pid, _ in children[:-1]:
+                os.kill(pid, signal.SIGCONT)
+            assert story.follow_all([ours for _, ours in children], PATIENCE), "a process did not say what became of it"
+        finally:
+            for pid, ours in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                ours.close()
+        story.check()

@@ -106,6 +106,11 @@ class Parent:
         with self._lock:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
 
+    def intend(self, text: str) -> str:
+        """Say that an effect is asked for: whether it may be done is not decided yet."""
+        self.tell(intended=text)
+        return text
+
     def effect(self, text: str) -> str:
         """Do something that can be seen outside."""
         self.tell(effect=text)
@@ -129,7 +134,7 @@ class CrashFlow(Workflow):
 
     @step
     def begin(self, ctx: Context, ev: StartEvent) -> list[Item | Later]:
-        ctx.once("begin", parent.effect, f"{ev.name} begin")
+        ctx.once("begin", parent.effect, parent.intend(f"{ev.name} begin"))
         ctx.write_event_to_stream(Tick(text="begun"))
         ctx.store.set("name", ev.name)
         ctx.send_event(Extra(n=1))
@@ -140,12 +145,12 @@ class CrashFlow(Workflow):
     def work(self, ctx: Context, ev: Item) -> Done:
         retry = ctx.retry_info().retry_number
         if ev.n == 0:
-            before = ctx.once("before", parent.effect, f"{ev.name} before")
+            before = ctx.once("before", parent.effect, parent.intend(f"{ev.name} before"))
             answer = ctx.ask(Ask(n=ev.n), Answer)
-            ctx.once("after", parent.effect, f"{ev.name} after")
+            ctx.once("after", parent.effect, parent.intend(f"{ev.name} after"))
             return Done(n=answer.n, text=before)
         if ev.n == 1:
-            text = ctx.once("tried", parent.effect, f"{ev.name} tried")
+            text = ctx.once("tried", parent.effect, parent.intend(f"{ev.name} tried"))
             ctx.sleep(0.01)
             if retry < 2:
                 raise ValueError(retry)
@@ -156,13 +161,13 @@ class CrashFlow(Workflow):
     @step
     async def later(self, ctx: aio.Context, ev: Later) -> Done:
         poke = await ctx.wait_for_event(Poke, requirements={"key": "wanted"})
-        text = await ctx.once("poked", parent.effect, f"{ev.name} poked")
+        text = await ctx.once("poked", parent.effect, parent.intend(f"{ev.name} poked"))
         await ctx.sleep(0.02)
         return Done(n=1000, text=text + poke.key)
 
     @catch_error(for_steps=["work"])
     def mend(self, ctx: Context, ev: StepFailedEvent) -> Done:
-        return Done(n=100, text=ctx.once("mend", parent.effect, f"{ctx.store.get('name')} mend"))
+        return Done(n=100, text=ctx.once("mend", parent.effect, parent.intend(f"{ctx.store.get('name')} mend")))
 
     @step
     def gather(self, ctx: Context, done: list[Done]) -> list[Left | Right]:
@@ -176,7 +181,7 @@ class CrashFlow(Workflow):
     @step
     async def rows(self, ctx: aio.Context, joined: list[Joined]) -> Rows:
         texts = await ctx.store.get("texts")
-        await ctx.once("rows", parent.effect, f"{await ctx.store.get('name')} rows")
+        await ctx.once("rows", parent.effect, parent.intend(f"{await ctx.store.get('name')} rows"))
         return Rows(texts=texts, n=joined[0].n)
 
     @step
@@ -189,7 +194,7 @@ class CrashFlow(Workflow):
         got = ctx.collect_events(ev, [Both, Rows])
         if got is None:
             return None
-        ctx.once("end", parent.effect, f"{ctx.store.get('name')} end")
+        ctx.once("end", parent.effect, parent.intend(f"{ctx.store.get('name')} end"))
         return StopEvent(result=[got[0].n, got[1].n, *got[1].texts])
 
 
