@@ -455,7 +455,8 @@ class RunKeeper:
                 return
             begun = now()
             in_time = self.store.renew(self.owner, self._durability.lease)
-            if not in_time:
+            # Somebody may have taken our runs and swept our name away, which the store then knows nothing of.
+            if not in_time or begun >= self._lease_until:
                 held = self.store.held(self.owner)
                 for run_id, handler in list(self._runtime.runs.items()):
                     supervisor = handler.supervisor

@@ -241,11 +241,11 @@ def live(connection: socket.socket, request: dict[str, Any]) -> None:
         workflow = CrashFlow(disable_validation=True)
         runtime.recover([workflow])
         handlers = {name: workflow.run(run_id=name, name=name) for name in request["runs"]}
+        parent.tell(ready=True)
         for name, handler in handlers.items():
             threading.Thread(target=_read, args=(name, handler), daemon=True).start()
         for question in runtime.pending_inputs():
             parent.tell(asked=question.input_id)
-        parent.tell(ready=True)
         for line in connection.makefile():
             message = json.loads(line)
             if "quit" in message:
