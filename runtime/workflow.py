@@ -35,8 +35,9 @@ from greenroom.ports import RestingPort
 from greenroom.resources import ResourceManager
 from greenroom.run_state import OnStuck, RunState, failed_outcome
 from greenroom.runtime import Runtime, _current, current_runtime
+from greenroom.signature import read_step
 from greenroom.snapshot import registry_for
-from greenroom.steps import describe, read_step, step_options
+from greenroom.steps import describe, step_options
 from greenroom.stores import FIRST_FENCE
 from greenroom.verbose import Verbose
 
