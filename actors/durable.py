@@ -29,6 +29,7 @@ from greenroom.facts import (
     AskPerson,
     BecameQuiet,
     CancelAsked,
+    CancelInvocation,
     DrainAsked,
     Effect,
     EventArrived,
@@ -438,7 +439,9 @@ class DurableSupervisor(RunSupervisor):
             elif type(effect) is Finish:
                 self._obey([Finish(failed_outcome(error))])
         if self._state.outcome is None:
-            self._obey(self._take(CancelAsked(error), self._now()))
+            cancelled = self._take(CancelAsked(error), self._now())
+            # What was held has begun no body.
+            self._obey([e for e in cancelled if type(e) is not CancelInvocation or e.step in self._steps])
 
     def _lose(self, error: LeaseLostError) -> None:
         """Another process has the run."""

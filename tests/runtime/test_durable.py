@@ -368,7 +368,7 @@ def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(make_store: Cal
 def test_a_stale_owner_s_writes_are_refused(make_store: Callable[[], RunStore]) -> None:
     """Whoever lost the run is told so, and the other goes on."""
     store = make_store()
-    with Runtime(store=store) as first:
+    with Runtime(store=store, lease=600) as first:  # so that it does not renew while the test looks
         handler = Approval(runtime=first).run(run_id="one", n=1)
         question = asked(handler)
         assert first.keeper is not None

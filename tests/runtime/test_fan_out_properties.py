@@ -641,7 +641,7 @@ class FanOutMachine(RuleBasedStateMachine):
 
 
 FanOutMachine.TestCase.settings = settings(
-    max_examples=10_000 if DEEP else 100,
+    max_examples=10_000 if DEEP else 25,
     stateful_step_count=60 if DEEP else 40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
