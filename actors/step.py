@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dis
 import os
-import traceback
+import sys
 from collections.abc import Callable
 from contextvars import Context as Variables
 from datetime import datetime
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
@@ -124,10 +126,30 @@ def _let_go(error: BaseException) -> None:
         current = pending.pop()
         if current is not None and id(current) not in seen:
             seen.add(id(current))
-            traceback.clear_frames(current.__traceback__)
+            trace = current.__traceback__
+            while trace is not None:
+                _clear(trace.tb_frame)
+                trace = trace.tb_next
             pending += [current.__cause__, current.__context__]
             if isinstance(current, BaseExceptionGroup):
                 pending += current.exceptions
+
+
+_YIELD = dis.opmap["YIELD_VALUE"]
+
+
+def _clear(frame: FrameType) -> None:
+    """Clear a frame that has ended, and no other.
+
+    An error may be raised in many places, as that of a run is for each that waits for its result, and its traceback
+    then holds the frames of all. Among them may be a coroutine that has caught it and stands at an await since. Up to
+    Python 3.12 clearing its frame would close it, and its task would wait for ever; such a frame stands at a yield.
+    """
+    clear, code = frame.clear, frame.f_code.co_code
+    with contextlib.suppress(RuntimeError):  # It runs, or is known to stand at an await.
+        # Nothing is called between the look and the clearing, so no other thread comes in between.
+        if sys.version_info >= (3, 13) or code[frame.f_lasti] != _YIELD:
+            clear()
 
 
 class _Body:
