@@ -149,7 +149,12 @@ class Model:
         arrived: dict[tuple[str, type[Event]], set[tuple[str, ...]]] = {}
         todo: list[tuple[str, tuple[str, ...]]] = []
 
+        come: set[tuple[type[Event], tuple[str, ...]]] = set()
+
         def arrive(cls: type[Event], stack: tuple[str, ...]) -> None:
+            if (cls, stack) in come:
+                return
+            come.add((cls, stack))
             for spec in self.specs.values():
                 if cls not in spec.accepts:
                     continue
