@@ -397,8 +397,8 @@ class DurableSupervisor(RunSupervisor):
             self.dispatcher.drop_timer(timer)
         self._timers.clear()
         self._run_ended = True
-        if self.resources is not None:
-            self.resources.end()  # It is woken with others, here or elsewhere.
+        if self._cast.resources is not None:
+            self._cast.resources.end()  # It is woken with others, here or elsewhere.
         late, self._late = self._late, []
         self._ledger.rested(self._state.run_id, late)
         self.stop()

@@ -37,8 +37,8 @@ from greenroom.events import Event
 from greenroom.facts import CancelAsked, EventArrived, Outcome, Responded, RunResumed, RunStarted
 from greenroom.inputs import PendingInput
 from greenroom.journal import encode_fact, pack_record, replay
+from greenroom.named import registry_for
 from greenroom.run_state import RunState
-from greenroom.snapshot import registry_for
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, InboxEntry, InputRow, Loaded, NewRun, RunRow, RunStore
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class RunKeeper:
         if loaded.snapshot is None:
             raise ContextSerdeError("the store has no checkpoint of it")
         state, last = load_checkpoint(
-            graph, loaded.snapshot[1], registry, timeout=workflow.timeout, on_stuck=workflow._on_stuck
+            graph, loaded.snapshot[1], registry, timeout=workflow.timeout, on_stuck=workflow.on_stuck
         )
         state.run_id = row.run_id
         last = replay(state, [record for _, record in loaded.records], registry) or last

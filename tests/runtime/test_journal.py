@@ -12,8 +12,8 @@ from greenroom import Workflow
 from greenroom.checkpoint import dump_checkpoint, load_checkpoint
 from greenroom.facts import Recovered, StartInvocation
 from greenroom.journal import encode_fact, is_recorded, pack_record, replay
+from greenroom.named import registry_for
 from greenroom.run_state import RunState
-from greenroom.snapshot import registry_for
 from greenroom.testing import SeededRuntime
 from tests.runtime.test_cut_everywhere import Approvals, Coroutines, Retries, Stages, live
 
