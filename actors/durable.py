@@ -36,6 +36,7 @@ from greenroom.facts import (
     Failed,
     Finish,
     Finished,
+    ForChild,
     Inspect,
     OnceDone,
     PassivateAsked,
@@ -54,6 +55,11 @@ logger = logging.getLogger("greenroom.journal")
 CHECKPOINT_BYTES = 64 * 1024
 IDLE = ("idle",)
 _AWAITED = (EventArrived, Responded, OnceDone)
+
+
+def _is_awaited(fact: Fact) -> bool:
+    """Return whether whoever told a fact waits for its commit."""
+    return isinstance(fact.fact if isinstance(fact, ForChild) else fact, _AWAITED)
 
 
 class Recorded(NamedTuple):
@@ -113,10 +119,11 @@ class JournalingRef(Ref):
         try:
             super().tell(self._recorded(message))
         except ContextSerdeError as error:
-            if type(message) is not Finished:
+            fact = message.fact if type(message) is ForChild else message
+            if type(fact) is not Finished:
                 raise
-            failed = Failed(message.invocation, message.attempt, error, self.actor.dispatcher.wall_time())
-            super().tell(self._recorded(failed))
+            failed = Failed(fact.invocation, fact.attempt, error, self.actor.dispatcher.wall_time())
+            super().tell(self._recorded(ForChild(message.path, failed) if fact is not message else failed))
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a fact and wait for the answer, which comes when the fact is committed."""
@@ -275,7 +282,7 @@ class DurableSupervisor(RunSupervisor):
             record = pack_record(now, data)
             self._records.append(record)
             self._journal_bytes += len(record)
-            self._urgent = self._urgent or isinstance(fact, _AWAITED)
+            self._urgent = self._urgent or _is_awaited(fact)
             self._note(effects, now)
         if known:
             self._note(effects, now)
@@ -285,7 +292,7 @@ class DurableSupervisor(RunSupervisor):
             self._turn_effects += effects
         else:
             # What somebody waits for, who may tell it outside, is held; all else goes on.
-            awaited = isinstance(fact, _AWAITED)
+            awaited = _is_awaited(fact)
             self._turn_effects += [e for e in effects if (awaited and type(e) is Answer) or type(e) is Finish]
             self._obey([e for e in effects if not ((awaited and type(e) is Answer) or type(e) is Finish)])
 
@@ -331,7 +338,10 @@ class DurableSupervisor(RunSupervisor):
             commit.status = outcome.status
             commit.result = encode([outcome.event, outcome.error], self._registry)
             commit.reason = None if outcome.error is None else repr(outcome.error)
-        elif self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes):
+        elif not state.children and (
+            self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes)
+        ):
+            # While it has children the journal tells of them: a checkpoint of bodies at work is of one run.
             commit.snapshot = self._take_checkpoint()
         self._records, self._events, self._opened, self._taken = [], [], [], []
         effects, self._turn_effects = self._turn_effects, []
@@ -371,7 +381,7 @@ class DurableSupervisor(RunSupervisor):
     def _rest(self) -> None:
         """Put the run to rest in the store, if it still does nothing."""
         state = self._state
-        if not state.is_quiet or self._run_ended or self._detached or self._held or self._records:
+        if not state.is_quiet or state.children or self._run_ended or self._detached or self._held or self._records:
             return
         for invocation in list(state.invocations.values()):
             if invocation.is_live:

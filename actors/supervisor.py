@@ -74,21 +74,22 @@ class ChildRef(Ref):
     It is equal to the address of the supervisor, since it is the same actor that it leads to.
     """
 
-    def __init__(self, actor: RunSupervisor, path: tuple[str, ...]) -> None:
-        super().__init__(actor)
+    def __init__(self, supervisor: Ref, path: tuple[str, ...]) -> None:
+        super().__init__(supervisor.actor)
+        self._supervisor = supervisor
         self._path = path
 
     def tell(self, message: Any) -> None:
         """Send a fact of the child."""
-        super().tell(ForChild(self._path, message))
+        self._supervisor.tell(ForChild(self._path, message))
 
     def tell_control(self, message: Any) -> None:
         """Send a fact of the child on the control lane."""
-        super().tell_control(ForChild(self._path, message))
+        self._supervisor.tell_control(ForChild(self._path, message))
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a fact of the child and wait for the answer."""
-        return super().ask(ForChild(self._path, message), block=block, timeout=timeout)
+        return self._supervisor.ask(ForChild(self._path, message), block=block, timeout=timeout)
 
 
 class Finisher(Protocol):
@@ -274,7 +275,7 @@ class RunSupervisor(PooledActor):
             name = order.invocation.spec.name
             step = cast.steps.get(name)
             if step is None:
-                step = self._start_step(name, cast, ChildRef(self, path))
+                step = self._start_step(name, cast, ChildRef(self.actor_ref, path))
             step.tell(order)
         elif isinstance(order, CancelInvocation):
             cast.steps[order.step].tell(order)

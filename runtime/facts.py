@@ -274,11 +274,14 @@ class ChildCancelAsked:
         self.name = name
 
 
-class ForChild(NamedTuple):
+class ForChild:
     """A fact of a child, or of a child's child: `path` names them from the outermost on."""
 
-    path: tuple[str, ...]
-    fact: Fact
+    __slots__ = ("fact", "path")
+
+    def __init__(self, path: tuple[str, ...], fact: Fact) -> None:
+        self.path = path
+        self.fact = fact
 
     def inner(self) -> Fact:
         """Return what it is to the outermost child."""

@@ -93,7 +93,7 @@ def take_up(state: RunState, child: Child, fact: ChildAsked, now: float, effects
         return
     run = child.run = old.reopen(fact.run_id, fact.timeout, fact.on_stuck)
     run.origin, run.next_input, run.depth = old.origin, old.next_input, state.depth + 1
-    child.lifted = run.place
+    child.lifted, child.closed = run.place, len(run.inputs.closed)
     early, child.early = child.early, []
     apply(state, child, RunResumed(), now, effects)
     for answer in early:
@@ -127,6 +127,9 @@ def apply(state: RunState, child: Child, fact: Fact, now: float, effects: list[E
         state.touched[child.name] = None
     lift(state, child, run.apply(fact, now), effects)
     mind_busy(state, child)
+    if len(run.inputs.closed) > child.closed:
+        child.closed = len(run.inputs.closed)
+        state.inputs.closed.update(run.inputs.closed)
     if run.outcome is not None:
         child_ended(state, child, now, effects)
 

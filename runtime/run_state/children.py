@@ -54,10 +54,12 @@ class Child:
         early: The answers of people that came while it was put away.
         watcher: Is answered its status at its end.
         lifted: How many of its own events, and of those of its children, have been lifted out.
+        closed: How many of its questions the parent knows to be closed.
     """
 
     __slots__ = (
         "cast",
+        "closed",
         "early",
         "graph",
         "invocation",
@@ -87,6 +89,7 @@ class Child:
         self.early: list[Responded] = []
         self.watcher: Any = None
         self.lifted = (0, 0)
+        self.closed = 0
 
     @property
     def is_at_rest(self) -> bool:

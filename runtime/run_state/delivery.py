@@ -25,7 +25,7 @@ from greenroom.invocation import Invocation
 from greenroom.lineage import Lineage
 from greenroom.run_state.child_runs import answer_arrived, child_responded
 from greenroom.run_state.collecting import gather, open_fan_out, settle
-from greenroom.run_state.ending import end, forget_children, put_away
+from greenroom.run_state.ending import end, forget_children, put_away, put_children_away
 from greenroom.run_state.notes import written
 from greenroom.run_state.waiting import ask_people, close_question, end_wait, withdraw_waits
 from greenroom.run_state.work import admit, leave, serve_queue
@@ -63,9 +63,13 @@ def recovered(state: RunState, fact: Recovered, now: float, effects: list[Effect
     parked = {
         invocation.number: invocation.parked_at
         for invocation in state.invocations.values()
-        if invocation.parked_at is not None and invocation.ready is None and invocation.is_known_to_wait
+        if invocation.parked_at is not None
+        and invocation.ready is None
+        and invocation.is_known_to_wait
+        and not invocation.children  # which go on once its body has come by their ctx.run
     }
     put_away(state)
+    put_children_away(state)
     for number, since in parked.items():
         # It waits on without a body; one is started when its wait has ended.
         state.invocations[number].parked_at = since

@@ -156,6 +156,18 @@ def end_children(state: RunState, effects: list[Effect], *, for_good: bool) -> N
     state.touched.clear()
 
 
+def put_children_away(state: RunState) -> None:
+    """Put the children away as they are, without a word: their bodies are gone."""
+    for child in state.children.values():
+        if child.run is not None and not child.is_at_rest:
+            put_away(child.run)
+            put_children_away(child.run)
+            child.run.put_away_as("running")
+            child.put_away()
+    state.busy = 0
+    state.touched.clear()
+
+
 def abandon(state: RunState, child: Child, effects: list[Effect], error: BaseException | None = None) -> None:
     """End a child for good, if it goes on; what it had before it becomes dead letters."""
     run = child.run

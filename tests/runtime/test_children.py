@@ -920,21 +920,6 @@ def test_many_children_at_once(flow: Flavour) -> None:
         assert Parent().run().result(DEADLINE) == sum(n * n for n in range(1000))
 
 
-def test_verbose_tells_of_children_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the id of the child before the line."""
-
-    class Parent(Workflow):
-        @step
-        def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            return StopEvent(result=ctx.run(Square(), n=2).result())
-
-    with Runtime():
-        assert Parent(verbose=True).run(run_id="p").result(DEADLINE) == 4
-    lines = capsys.readouterr().out.splitlines()
-    assert "p/Square.0.0 [square:0] started from StartEvent" in lines
-    assert "[begin:0] complete with StopEvent" in lines
-
-
 def test_a_tree_a_hundred_deep_is_put_away_and_goes_on() -> None:
     """Neither the document nor the stack grows too deep."""
     with SeededRuntime(1) as runtime:
