@@ -249,8 +249,14 @@ def child_responded(state: RunState, fact: Responded, now: float, effects: list[
         return True
     # Its step has not come by its ctx.run yet: kept, and in every snapshot, until it does.
     effects.append(Answer(fact.asker, None))
-    child.early.append(Responded(fact.input_id, fact.event))
+    keep_for(state, child, Responded(fact.input_id, fact.event))
     return True
+
+
+def keep_for(state: RunState, child: Child, answer: Responded) -> None:
+    """Keep an answer for a child that was put away."""
+    child.early.append(answer)
+    state.inputs.closed[answer.input_id] = "answered"
 
 
 def answer_arrived(state: RunState, fact: EventArrived, now: float, effects: list[Effect]) -> bool:
@@ -265,7 +271,7 @@ def answer_arrived(state: RunState, fact: EventArrived, now: float, effects: lis
     if not child.is_at_rest:
         apply(state, child, fact, now, effects)
     elif isinstance(event, find_question(state, input_id).response):
-        child.early.append(Responded(input_id, event))
+        keep_for(state, child, Responded(input_id, event))
         effects.append(Answer(fact.asker, None))
     else:
         return False

@@ -99,9 +99,10 @@ def conclude_wait(
     if wait.deadline is not None:
         effects.append(DropTimer(("wait", wait.number)))
     state.inputs.close(wait.input_id, how)
-    if wait.answer is not None:
-        deed = ("answered", wait.step, None) if wait.input_id is not None else ("awaited", wait.step, type(wait.answer))
-        state.tally.deeds[deed] += 1
+    if wait.answer is not None and wait.input_id is not None:
+        state.tally.deeds["answered", wait.step, None] += 1
+    elif wait.answer is not None:
+        state.tally.deeds["awaited", wait.step, type(wait.answer)] += 1
     invocation = state.invocations[wait.invocation]
     if invocation.parked_at is None:
         # It runs, as one that waits in several tasks at once, or its next attempt will be answered from the log.
