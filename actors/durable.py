@@ -259,6 +259,13 @@ class DurableSupervisor(RunSupervisor):
         super().on_turn_end()
         if self._records or self._taken or self._events:
             self._ask_commit()
+        elif self._turn_effects:
+            # Nothing of the turn is for the journal: what follows from it waits for the commits before it.
+            effects, self._turn_effects = self._turn_effects, []
+            if self._held:
+                self._held[-1].extend(effects)
+            else:
+                self._obey(effects)
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -286,9 +293,9 @@ class DurableSupervisor(RunSupervisor):
             self._note(effects, now)
         if known:
             self._note(effects, now)
-        if not (recorded or self._turn_effects or self._held):
+        if self._detached or not (recorded or self._turn_effects or self._held):
             self._obey(effects)
-        elif self._ledger.is_sync or self._detached:
+        elif self._ledger.is_sync:
             self._turn_effects += effects
         else:
             # What somebody waits for, who may tell it outside, is held; all else goes on.
@@ -375,7 +382,8 @@ class DurableSupervisor(RunSupervisor):
 
     def _mind_idleness(self, now: float) -> None:
         """Set the time at which a run that does nothing leaves memory."""
-        if self._ledger.idle_timeout is not None and self._state.outcome is None and not self._detached:
+        may_rest = self._state.outcome is None and not self._state.children and not self._detached
+        if self._ledger.idle_timeout is not None and may_rest:
             self._set_timer(SetTimer(IDLE, now + self._ledger.idle_timeout))
 
     def _rest(self) -> None:

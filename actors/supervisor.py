@@ -267,7 +267,12 @@ class RunSupervisor(PooledActor):
         return StepActor(*arguments)
 
     def _cancel_invocation(self, effect: CancelInvocation) -> None:
-        self._cast.steps[effect.step].tell(effect)
+        self._cancel(effect, self._cast)
+
+    def _cancel(self, effect: CancelInvocation, cast: Cast) -> None:
+        step = cast.steps.get(effect.step)
+        if step is not None:  # else its start was held for a commit that did not come
+            step.tell(effect)
 
     def _from_child(self, effect: FromChild) -> None:
         path, order, cast = effect
@@ -278,7 +283,7 @@ class RunSupervisor(PooledActor):
                 step = self._start_step(name, cast, ChildRef(self.actor_ref, path))
             step.tell(order)
         elif isinstance(order, CancelInvocation):
-            cast.steps[order.step].tell(order)
+            self._cancel(order, cast)
         else:
             self._of_children.append(ChildEvent(self._next_offset, cast.run_id, order.event))
 

@@ -238,7 +238,7 @@ class ChildAsked:
         self.graph = graph
         self.event = event
         self.timeout = timeout
-        self.on_stuck = on_stuck
+        self.on_stuck: OnStuck = on_stuck
         self.cast = cast
         self.watcher = watcher
 

@@ -106,6 +106,8 @@ class RunKeeper:
         self._recovering: set[str] = set()  # the workflows whose orphans are ours to take
         self._at_rest: weakref.WeakValueDictionary[str, Handler] = weakref.WeakValueDictionary()
         self._waking: dict[str, Future[Handler]] = {}
+        # Held from the look for orphans until they are taken: two that look at once would take each other's.
+        self._taking = threading.Lock()
         self._lock = threading.Lock()
         self._handed_on: set[int] = set()  # inbox entries that a supervisor has, touched by the ticker's call alone
         self._last_sweep = float("-inf")
@@ -374,9 +376,9 @@ class RunKeeper:
     def _take_orphans(self, workflows: Collection[str]) -> list[Handler]:
         handlers: list[Handler] = []
         while True:
-            rows = self.store.orphans(list(workflows), PAGE)
-            taken = self._acquire([row.run_id for row in rows]) if rows else []
-            handlers += taken
+            with self._taking:
+                rows = self.store.orphans(list(workflows), PAGE)
+                handlers += self._acquire([row.run_id for row in rows]) if rows else []
             if len(rows) < PAGE:
                 return handlers
 

@@ -88,7 +88,7 @@ class Child:
         self.timers: set[TimerKey] = set()
         self.early: list[Responded] = []
         self.watcher: Any = None
-        self.lifted = (0, 0)
+        self.lifted: tuple[int, int] = (0, 0)
         self.closed = 0
 
     @property

@@ -78,7 +78,7 @@ class RunState:
         self.inputs = InputBook()
         self.waits = WaitBook()
         self.parked = 0
-        self.place = (0, 0)
+        self.place: tuple[int, int] = (0, 0)
         self.notes: deque[Note] = deque(maxlen=MAX_NOTES)
         self.outcome: Outcome | None = None
         self.children: dict[str, Child] = {}
