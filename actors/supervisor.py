@@ -284,8 +284,10 @@ class RunSupervisor(PooledActor):
             step.tell(order)
         elif isinstance(order, CancelInvocation):
             self._cancel(order, cast)
-        else:
+        elif isinstance(order, Publish):
             self._of_children.append(ChildEvent(self._next_offset, cast.run_id, order.event))
+        elif cast.resources is not None:  # It has ended.
+            cast.resources.end()
 
     def _publish(self, effect: Publish) -> None:
         self._published.append(effect.event)

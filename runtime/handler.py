@@ -413,7 +413,7 @@ class Handler(concurrent.futures.Future[Any]):
 
     def needs_loop(self) -> bool:
         """Return whether the event loop is needed for the run to go on now."""
-        return self._link.needs_loop() and bool(self._link.running_steps())
+        return self._link.needs_loop() and bool(self.running_steps())
 
     def has_ended(self) -> bool:
         """Return whether the run has its outcome."""

@@ -17,11 +17,11 @@ import msgpack
 from pydantic import BaseModel
 
 from greenroom.buffers import BufferKey, CollectBuffer
-from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, to_jsonable
+from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, global_registry, to_jsonable
 from greenroom.codec.registry import default_name
 from greenroom.collect import Collect, Join
 from greenroom.errors import ContextSerdeError
-from greenroom.events import Event, StopEvent
+from greenroom.events import CollectionReleaseEvent, Event, StopEvent
 from greenroom.facts import DeadLetter, EndStatus, Outcome, Responded
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation

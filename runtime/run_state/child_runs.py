@@ -24,7 +24,8 @@ from greenroom.facts import (
 )
 from greenroom.invocation import Invocation
 from greenroom.run_state.answers import answer_to_wait, given_up
-from greenroom.run_state.children import Child, asks, child_that_asks, close_child, find_question, lift, mind_busy
+from greenroom.run_state.child import Child
+from greenroom.run_state.children import asks, child_that_asks, close_child, find_question, lift, mind_busy
 from greenroom.run_state.ending import abandon, apply_after_end, failed_outcome
 from greenroom.run_state.waiting import conclude_wait, park
 from greenroom.waits import Wait

@@ -49,7 +49,8 @@ from greenroom.facts import (
 )
 from greenroom.invocation import Invocation
 from greenroom.run_state.answers import answer_into, given_up
-from greenroom.run_state.children import Child, close_child, lift
+from greenroom.run_state.child import Child
+from greenroom.run_state.children import close_child, lift
 from greenroom.state import StoreCall
 from greenroom.tally import Deed
 from greenroom.waits import WaitBook

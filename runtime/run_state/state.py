@@ -18,7 +18,7 @@ from greenroom.invocation import Invocation
 from greenroom.lanes import Lane
 from greenroom.lineage import FanOut, Lineage
 from greenroom.run_state.answers import answer_into
-from greenroom.run_state.children import Child, active_in_children
+from greenroom.run_state.child import Child
 from greenroom.run_state.ending import apply_after_end, mind_clock
 from greenroom.run_state.notes import Note, unhandled
 from greenroom.run_state.rules import RULES
@@ -112,7 +112,13 @@ class RunState:
     def active_steps(self) -> list[str]:
         """The names of the steps that have an invocation running, in alphabetical order; those of children after it."""
         own = sorted({inv.spec.name for inv in self.invocations.values() if inv.worker is not None})
-        return own + active_in_children(self) if self.children else own
+        inside = {
+            step if "." in step else f"{child.graph.name}.{step}"
+            for child in self.children.values()
+            if child.run is not None and not child.is_at_rest
+            for step in child.run.active_steps
+        }
+        return own + sorted(inside)
 
     @property
     def is_at_work(self) -> bool:
