@@ -39,7 +39,7 @@ class Runnable(HasGraph, Protocol):
         """What holds the resources that steps depend on, or None if they depend on nothing."""
         ...
 
-    def make_start_event(self, start_event: Any, fields: dict[str, Any]) -> StartEvent:
+    def make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:
         """Return the start event, checked, or made of its fields."""
         ...
 

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import threading
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import pytest
 
@@ -30,6 +31,7 @@ from greenroom import (
     aio,
     step,
 )
+from greenroom.resources import Resource
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.testing import SeededRuntime, explore
 from tests.support.flavours import DEADLINE, FLAVOURS, Flavour
@@ -918,6 +920,47 @@ def test_many_children_at_once(flow: Flavour) -> None:
 
     with Runtime(max_threads=1):
         assert Parent().run().result(DEADLINE) == sum(n * n for n in range(1000))
+
+
+def test_a_child_has_resources_of_its_own_and_they_are_closed_at_its_end(flow: Flavour) -> None:
+    """Those of the scope of a run are the child's, not its parent's."""
+    seen: list[str] = []
+    closed = threading.Event()
+
+    def connection() -> Iterator[str]:
+        seen.append("open")
+        yield "connection"
+        seen.append("closed")
+        closed.set()
+
+    class Inner(Workflow):
+        @flow.step
+        async def work(self, ev: StartEvent, name: Annotated[str, Resource(connection, scope="run")]) -> StopEvent:
+            return StopEvent(result=name)
+
+    class Parent(Workflow):
+        @flow.step
+        async def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            name = await flow(ctx.run(Inner()).result())
+            await flow.until(closed)
+            return StopEvent(result=name)
+
+    with Runtime():
+        assert Parent().run().result(DEADLINE) == "connection"
+    assert seen == ["open", "closed"]
+
+
+def test_a_parent_that_is_verbose_runs_its_children_as_any(capsys: pytest.CaptureFixture[str]) -> None:
+    """What its own steps do is told."""
+
+    class Parent(Workflow):
+        @step
+        def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=ctx.run(Square(), n=2).result())
+
+    with Runtime():
+        assert Parent(verbose=True).run().result(DEADLINE) == 4
+    assert "[begin:0] complete with StopEvent" in capsys.readouterr().out
 
 
 def test_a_tree_a_hundred_deep_is_put_away_and_goes_on() -> None:
