@@ -29,7 +29,6 @@ from greenroom.facts import (
     AskPerson,
     BecameQuiet,
     CancelAsked,
-    CancelInvocation,
     DrainAsked,
     Effect,
     EventArrived,
@@ -37,6 +36,7 @@ from greenroom.facts import (
     Failed,
     Finish,
     Finished,
+    ForChild,
     Inspect,
     OnceDone,
     PassivateAsked,
@@ -55,6 +55,11 @@ logger = logging.getLogger("greenroom.journal")
 CHECKPOINT_BYTES = 64 * 1024
 IDLE = ("idle",)
 _AWAITED = (EventArrived, Responded, OnceDone)
+
+
+def _is_awaited(fact: Fact) -> bool:
+    """Return whether whoever told a fact waits for its commit."""
+    return isinstance(fact.fact if isinstance(fact, ForChild) else fact, _AWAITED)
 
 
 class Recorded(NamedTuple):
@@ -114,10 +119,11 @@ class JournalingRef(Ref):
         try:
             super().tell(self._recorded(message))
         except ContextSerdeError as error:
-            if type(message) is not Finished:
+            fact = message.fact if type(message) is ForChild else message
+            if type(fact) is not Finished:
                 raise
-            failed = Failed(message.invocation, message.attempt, error, self.actor.dispatcher.wall_time())
-            super().tell(self._recorded(failed))
+            failed = Failed(fact.invocation, fact.attempt, error, self.actor.dispatcher.wall_time())
+            super().tell(self._recorded(ForChild(message.path, failed) if fact is not message else failed))
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a fact and wait for the answer, which comes when the fact is committed."""
@@ -253,6 +259,13 @@ class DurableSupervisor(RunSupervisor):
         super().on_turn_end()
         if self._records or self._taken or self._events:
             self._ask_commit()
+        elif self._turn_effects:
+            # Nothing of the turn is for the journal: what follows from it waits for the commits before it.
+            effects, self._turn_effects = self._turn_effects, []
+            if self._held:
+                self._held[-1].extend(effects)
+            else:
+                self._obey(effects)
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -276,17 +289,17 @@ class DurableSupervisor(RunSupervisor):
             record = pack_record(now, data)
             self._records.append(record)
             self._journal_bytes += len(record)
-            self._urgent = self._urgent or isinstance(fact, _AWAITED)
+            self._urgent = self._urgent or _is_awaited(fact)
             self._note(effects, now)
         if known:
             self._note(effects, now)
-        if not (recorded or self._turn_effects or self._held):
+        if self._detached or not (recorded or self._turn_effects or self._held):
             self._obey(effects)
-        elif self._ledger.is_sync or self._detached:
+        elif self._ledger.is_sync:
             self._turn_effects += effects
         else:
             # What somebody waits for, who may tell it outside, is held; all else goes on.
-            awaited = isinstance(fact, _AWAITED)
+            awaited = _is_awaited(fact)
             self._turn_effects += [e for e in effects if (awaited and type(e) is Answer) or type(e) is Finish]
             self._obey([e for e in effects if not ((awaited and type(e) is Answer) or type(e) is Finish)])
 
@@ -332,7 +345,10 @@ class DurableSupervisor(RunSupervisor):
             commit.status = outcome.status
             commit.result = encode([outcome.event, outcome.error], self._registry)
             commit.reason = None if outcome.error is None else repr(outcome.error)
-        elif self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes):
+        elif not state.children and (
+            self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes)
+        ):
+            # While it has children the journal tells of them: a checkpoint of bodies at work is of one run.
             commit.snapshot = self._take_checkpoint()
         self._records, self._events, self._opened, self._taken = [], [], [], []
         effects, self._turn_effects = self._turn_effects, []
@@ -366,13 +382,14 @@ class DurableSupervisor(RunSupervisor):
 
     def _mind_idleness(self, now: float) -> None:
         """Set the time at which a run that does nothing leaves memory."""
-        if self._ledger.idle_timeout is not None and self._state.outcome is None and not self._detached:
+        may_rest = self._state.outcome is None and not self._state.children and not self._detached
+        if self._ledger.idle_timeout is not None and may_rest:
             self._set_timer(SetTimer(IDLE, now + self._ledger.idle_timeout))
 
     def _rest(self) -> None:
         """Put the run to rest in the store, if it still does nothing."""
         state = self._state
-        if not state.is_quiet or self._run_ended or self._detached or self._held or self._records:
+        if not state.is_quiet or state.children or self._run_ended or self._detached or self._held or self._records:
             return
         for invocation in list(state.invocations.values()):
             if invocation.is_live:
@@ -398,8 +415,8 @@ class DurableSupervisor(RunSupervisor):
             self.dispatcher.drop_timer(timer)
         self._timers.clear()
         self._run_ended = True
-        if self.resources is not None:
-            self.resources.end()  # It is woken with others, here or elsewhere.
+        if self._cast.resources is not None:
+            self._cast.resources.end()  # It is woken with others, here or elsewhere.
         late, self._late = self._late, []
         self._ledger.rested(self._state.run_id, late)
         self.stop()
@@ -439,9 +456,7 @@ class DurableSupervisor(RunSupervisor):
             elif type(effect) is Finish:
                 self._obey([Finish(failed_outcome(error))])
         if self._state.outcome is None:
-            cancelled = self._take(CancelAsked(error), self._now())
-            # What was held has begun no body.
-            self._obey([e for e in cancelled if type(e) is not CancelInvocation or e.step in self._steps])
+            self._obey(self._take(CancelAsked(error), self._now()))
 
     def _lose(self, error: LeaseLostError) -> None:
         """Another process has the run."""

@@ -22,6 +22,7 @@ from greenroom.events import Event
 from greenroom.facts import (
     Answer,
     CancelInvocation,
+    ChildAwaited,
     DeadLetter,
     Effect,
     Fact,
@@ -123,7 +124,7 @@ class ObservedSupervisor(RunSupervisor):
             if type(fact) is RunStarted:
                 run.start_event = fact.event
             self._due = dict.fromkeys(state.invocations, now)
-            self._variables.run(self._tell, "run_started", run)
+            self._cast.variables.run(self._tell, "run_started", run)
         return run is not None and run.outcome is None
 
     def _observe_rest(self, fact: Fact, now: float) -> list[Effect]:
@@ -353,12 +354,14 @@ class _Observed(_Body):
         super().forked()
         self._actor.forget()
 
-    def wait(self, fact: WaitAsked) -> Any:
-        fact.variables = contextvars.copy_context()
+    def wait(self, fact: WaitAsked | ChildAwaited) -> Any:
+        if isinstance(fact, WaitAsked):
+            fact.variables = contextvars.copy_context()
         return super().wait(fact)
 
-    async def wait_async(self, fact: WaitAsked) -> Any:
-        fact.variables = contextvars.copy_context()
+    async def wait_async(self, fact: WaitAsked | ChildAwaited) -> Any:
+        if isinstance(fact, WaitAsked):
+            fact.variables = contextvars.copy_context()
         return await super().wait_async(fact)
 
 

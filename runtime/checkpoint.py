@@ -1,11 +1,13 @@
 """Checkpoints: a run between two facts, to the letter, so that the facts that follow can be applied to it.
 
 A snapshot is for going on elsewhere: bodies at work are forgotten there. A checkpoint also holds who has which worker
-and who stands where, since the journal goes on with what those bodies told. Only the engine reads it.
+and who stands where, since the journal goes on with what those bodies told. Only the engine reads it. Of a run with
+children there is one only before it begins, when all of them are put away: later the journal tells of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from greenroom.codec import TypeRegistry
@@ -56,15 +58,21 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
 
 
 def load_checkpoint(
-    graph: Graph, data: bytes, registry: TypeRegistry, *, timeout: float | None, on_stuck: Any
+    graph: Graph,
+    data: bytes,
+    registry: TypeRegistry,
+    *,
+    timeout: float | None,
+    on_stuck: Any,
+    named: Sequence[Graph] = (),
 ) -> tuple[RunState, float]:
     """Return the run of a checkpoint and the time of its clock.
 
     Raises:
         ContextSerdeError: As `load_snapshot` does.
     """
-    document = load_snapshot(graph, data, registry)
-    state = read_document(graph, document, registry)
+    document = load_snapshot(graph, data, registry, named)
+    state = read_document(graph, document, registry, named)
     try:
         live = document["live"]
         now = float(live["now"])

@@ -16,6 +16,9 @@ from greenroom.facts import (
     BecameQuiet,
     Caller,
     CancelAsked,
+    ChildAsked,
+    ChildAwaited,
+    ChildCancelAsked,
     CollectAsked,
     Crashed,
     EventArrived,
@@ -24,6 +27,7 @@ from greenroom.facts import (
     Fact,
     Failed,
     Finished,
+    ForChild,
     OnceDone,
     PassivateAsked,
     Recovered,
@@ -33,6 +37,7 @@ from greenroom.facts import (
     TimerFired,
     WaitAsked,
 )
+from greenroom.graph import Graph
 from greenroom.run_state import RunState
 from greenroom.state import StoreCall
 
@@ -59,6 +64,10 @@ _FIELDS: dict[type, tuple[str, ...]] = {
         "request",
         "is_question",
     ),
+    ChildAsked: ("invocation", "attempt", "name", "run_id", "graph", "event", "timeout", "on_stuck"),
+    ChildAwaited: ("invocation", "attempt", "name", "nth", "timeout"),
+    ChildCancelAsked: ("invocation", "attempt", "name"),
+    ForChild: ("path", "fact"),
     OnceDone: ("invocation", "attempt", "key", "result"),
     Responded: ("input_id", "event"),
     PassivateAsked: ("invocation", "attempt"),
@@ -70,6 +79,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     BecameQuiet: (),
     StoreCall: ("method", "arguments", "owner"),
 }
+_GONE: Any = object()  # stands for those who ran the steps of a child, in the process that is no more
 _KINDS = {kind.__name__: kind for kind in _FIELDS}
 _READS = frozenset({"get", "get_state"})
 
@@ -78,6 +88,8 @@ def is_recorded(fact: Fact) -> bool:
     """Return whether a fact changes the run, so that the journal must have it."""
     if isinstance(fact, StoreCall):
         return fact.method not in _READS
+    if isinstance(fact, ForChild):
+        return is_recorded(fact.fact)
     return type(fact) in _FIELDS
 
 
@@ -88,6 +100,8 @@ def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:
         ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
     """
     kind = type(fact)
+    if isinstance(fact, ForChild):
+        return encode([kind.__name__, list(fact.path), encode_fact(fact.fact, registry)], registry)
     values = [_written(fact, name, getattr(fact, name), registry) for name in _FIELDS[kind]]
     try:
         return encode([kind.__name__, *values], registry)
@@ -97,13 +111,14 @@ def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:
         raise
 
 
-def decode_fact(data: bytes, state: RunState, registry: TypeRegistry) -> Fact:
+def decode_fact(data: bytes, state: RunState, registry: TypeRegistry, named: Sequence[Graph] = ()) -> Fact:
     """Return the fact that `encode_fact` wrote.
 
     Args:
         data: The bytes.
         state: The run as it was when the fact came.
         registry: The classes that may be built.
+        named: The graphs of the workflows that runs within this one may be of.
 
     Raises:
         ContextSerdeError: If the bytes are damaged, or name a kind of fact or a class that there is not.
@@ -111,6 +126,11 @@ def decode_fact(data: bytes, state: RunState, registry: TypeRegistry) -> Fact:
     try:
         name, *values = decode(data, registry)
         kind = _KINDS[name]
+        if kind is ForChild:
+            path, inner = values
+            return ForChild(tuple(path), decode_fact(inner, _state_at(state, path), registry, named))
+        if kind is ChildAsked:
+            return _child_asked(*values, named=named)
         fields = dict(zip(_FIELDS[kind], values, strict=True))
         arguments = [_read(fields, field, state, registry) for field in _FIELDS[kind]]
         fact: Fact = kind(*arguments)
@@ -119,6 +139,37 @@ def decode_fact(data: bytes, state: RunState, registry: TypeRegistry) -> Fact:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContextSerdeError(f"a record of run '{state.run_id}' cannot be read: {error!r}") from error
     return fact
+
+
+def _state_at(state: RunState, path: list[str]) -> RunState:
+    """Return the state of a child, or of its parent if it has ended: what comes for it then changes nothing."""
+    for name in path:
+        child = state.children.get(name)
+        if child is None or child.run is None:
+            break
+        state = child.run
+    return state
+
+
+def _child_asked(
+    invocation: int,
+    attempt: int,
+    name: str,
+    run_id: str,
+    graph_name: str,
+    event: Any,
+    timeout: float | None,
+    on_stuck: Any,
+    *,
+    named: Sequence[Graph],
+) -> ChildAsked:
+    graph = next((graph for graph in named if graph.name == graph_name), None)
+    if graph is None:
+        raise ContextSerdeError(
+            f"the journal holds a run of {graph_name}, which the workflow's code does not name: name it in the code of"
+            " a step, or keep it in an attribute of the workflow"
+        )
+    return ChildAsked(invocation, attempt, name, run_id, graph, event, timeout, on_stuck, _GONE, None)
 
 
 def pack_record(now: float, fact: bytes) -> bytes:
@@ -148,6 +199,8 @@ def _written(fact: Any, name: str, value: Any, registry: TypeRegistry) -> Any:
         return [_class_name(cls, registry) for cls in value]
     if name == "requirements":
         return dict(value)
+    if name == "graph":
+        return value.name
     if name == "owner":
         return ["step", *value] if isinstance(value, Caller) else ["outside", *map(str, value)]
     if name == "arguments":
@@ -192,7 +245,9 @@ def _class_named(name: Any, registry: TypeRegistry) -> type[Any]:
     return cls
 
 
-def replay(state: RunState, records: Sequence[bytes], registry: TypeRegistry) -> float | None:
+def replay(
+    state: RunState, records: Sequence[bytes], registry: TypeRegistry, named: Sequence[Graph] = ()
+) -> float | None:
     """Apply records to a run; return the time of the last one, or None where there is none.
 
     Raises:
@@ -201,5 +256,5 @@ def replay(state: RunState, records: Sequence[bytes], registry: TypeRegistry) ->
     last: float | None = None
     for record in records:
         last, data = unpack_record(record)
-        state.apply(decode_fact(data, state, registry), last)
+        state.apply(decode_fact(data, state, registry, named), last)
     return last

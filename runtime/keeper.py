@@ -37,8 +37,8 @@ from greenroom.events import Event
 from greenroom.facts import CancelAsked, EventArrived, Outcome, Responded, RunResumed, RunStarted
 from greenroom.inputs import PendingInput
 from greenroom.journal import encode_fact, pack_record, replay
+from greenroom.named import graphs_named_by, registry_for
 from greenroom.run_state import RunState
-from greenroom.snapshot import registry_for
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, InboxEntry, InputRow, Loaded, NewRun, RunRow, RunStore
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class RunKeeper:
         self._recovering: set[str] = set()  # the workflows whose orphans are ours to take
         self._at_rest: weakref.WeakValueDictionary[str, Handler] = weakref.WeakValueDictionary()
         self._waking: dict[str, Future[Handler]] = {}
+        # Held from the look for orphans until they are taken: two that look at once would take each other's.
+        self._taking = threading.Lock()
         self._lock = threading.Lock()
         self._handed_on: set[int] = set()  # inbox entries that a supervisor has, touched by the ticker's call alone
         self._last_sweep = float("-inf")
@@ -129,7 +131,7 @@ class RunKeeper:
             StoreError: If the store failed. The run does not begin.
         """
         self.know(workflow)
-        registry, now = registry_for(state.graph), self.now()
+        registry, now = registry_for(*graphs_named_by(workflow)), self.now()
         commit = Commit(
             state.run_id,
             FIRST_FENCE,
@@ -235,14 +237,15 @@ class RunKeeper:
         row = loaded.row
         workflow = self._workflows[row.workflow]
         graph = workflow._graph
-        registry = registry_for(graph)
+        named = graphs_named_by(workflow)
+        registry = registry_for(*named)
         if loaded.snapshot is None:
             raise ContextSerdeError("the store has no checkpoint of it")
         state, last = load_checkpoint(
-            graph, loaded.snapshot[1], registry, timeout=workflow.timeout, on_stuck=workflow._on_stuck
+            graph, loaded.snapshot[1], registry, timeout=workflow.timeout, on_stuck=workflow.on_stuck, named=named
         )
         state.run_id = row.run_id
-        last = replay(state, [record for _, record in loaded.records], registry) or last
+        last = replay(state, [record for _, record in loaded.records], registry, named) or last
         kept = self._at_rest.pop(row.run_id, None)
         handler = workflow._go_on(self._runtime, state, fence, row.next_seq, last, kept)
         for entry in self.store.inbox(run_id=row.run_id):
@@ -253,7 +256,7 @@ class RunKeeper:
         data = self.store.result(row.run_id)
         if data is None:
             raise WorkflowRuntimeError(f"run '{row.run_id}' has ended as {row.status}, and its result was swept")
-        event, error = decode(data, registry_for(workflow._graph))
+        event, error = decode(data, registry_for(*graphs_named_by(workflow)))
         status: Any = row.status
         return workflow._ended(self._runtime, row.run_id, row.next_offset, Outcome(status, event, error))
 
@@ -272,7 +275,7 @@ class RunKeeper:
                     known[row.run_id] = None if run is None else self._workflows.get(run.workflow)
                 workflow = known[row.run_id]
                 if workflow is not None:
-                    questions.append(_read_question(row, registry_for(workflow._graph)))
+                    questions.append(_read_question(row, registry_for(*graphs_named_by(workflow))))
             if len(page) < PAGE:
                 return questions
             after = page[-1].input_id
@@ -373,9 +376,9 @@ class RunKeeper:
     def _take_orphans(self, workflows: Collection[str]) -> list[Handler]:
         handlers: list[Handler] = []
         while True:
-            rows = self.store.orphans(list(workflows), PAGE)
-            taken = self._acquire([row.run_id for row in rows]) if rows else []
-            handlers += taken
+            with self._taking:
+                rows = self.store.orphans(list(workflows), PAGE)
+                handlers += self._acquire([row.run_id for row in rows]) if rows else []
             if len(rows) < PAGE:
                 return handlers
 

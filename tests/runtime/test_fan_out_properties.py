@@ -29,9 +29,10 @@ from greenroom.facts import CancelAsked, PassivateAsked, Responded, RunResumed, 
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.lineage import Lineage
+from greenroom.named import registry_for
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.run_state import RunState
-from greenroom.snapshot import dump_snapshot, load_snapshot, read_document, registry_for, take_document
+from greenroom.snapshot import dump_snapshot, load_snapshot, read_document, take_document
 from greenroom.steps import Catch, StepSpec
 from tests.support.core import Play, make_spec
 
