@@ -132,7 +132,7 @@ def event_written(state: RunState, fact: EventWritten, now: float, effects: list
             state.tally.deeds["sent", invocation.spec.name, type(fact.event)] += 1
             ask_people(state, fact.event, invocation.spec.name, None, None, now, effects)
         elif kind is EventKind.INTERNAL:
-            state.notes.append((state.published, written, fact.event))
+            state.notes.append((state.place, written, fact.event))
         else:
             state.publish(fact.event, effects)
     else:
