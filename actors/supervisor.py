@@ -145,6 +145,7 @@ class RunSupervisor(PooledActor):
         self._state = state
         self._parking = parking
         self._cast = Cast(state.graph, state.run_id, functions, variables)
+        self._steps = self._cast.steps
         self._root_id = state.run_id
         self._next_offset = state.published
         self.finisher: Finisher | None = None
@@ -214,8 +215,12 @@ class RunSupervisor(PooledActor):
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""
         state = self._state
-        rests = len(state.invocations) == state.parked or state.touched
-        if rests and self._begun and not self._run_ended and self.empty():
+        if (
+            (len(state.invocations) == state.parked or state.touched)
+            and self._begun
+            and not self._run_ended
+            and self.empty()
+        ):
             self._apply(BecameQuiet())
         if self._published or self._of_children or (self.exposed and state.notes):
             self._flush()
@@ -249,7 +254,7 @@ class RunSupervisor(PooledActor):
 
     def _start_invocation(self, effect: StartInvocation) -> None:
         name = effect.invocation.spec.name
-        step = self._cast.steps.get(name)
+        step = self._steps.get(name)
         if step is None:
             step = self._start_step(name, self._cast, self.actor_ref)
         step.tell(effect)
@@ -324,7 +329,7 @@ class RunSupervisor(PooledActor):
         for _, timer in self._timers.values():
             self.dispatcher.drop_timer(timer)
         self._timers.clear()
-        self._cast.steps.clear()
+        self._steps.clear()
         self._serve_early()  # A run that is cancelled before its turn never begins, and they wait for an answer.
         finisher, self.finisher = self.finisher, None
         if finisher is not None and not self._closes_first(finisher, effect.outcome):

@@ -386,7 +386,7 @@ class Storm:
         for handler, _ in self.runs:
             assert not handler._awaiting
             assert not handler.supervisor.actor._timers
-            assert not handler.supervisor.actor._cast.steps
+            assert not handler.supervisor.actor._steps
 
 
 def kept_ids(state: RunState) -> list[Any]:
