@@ -257,7 +257,9 @@ class DurableSupervisor(RunSupervisor):
     def on_turn_end(self) -> None:
         """Ask for the commit of what the turn has brought."""
         super().on_turn_end()
-        if self._records or self._taken or self._events:
+        # What nobody waits for is gathered while a commit is under way.
+        at_once = self._ledger.is_sync or self._urgent or not self._held
+        if at_once and (self._records or self._taken or self._events):
             self._ask_commit()
         elif self._turn_effects:
             # Nothing of the turn is for the journal: what follows from it waits for the commits before it.

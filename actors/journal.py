@@ -93,11 +93,12 @@ class JournalActor(PooledActor):
         Args:
             dispatcher: Gives threads to the transactions.
             store: Where to commit.
-            flush_interval: Seconds for which commits that nobody waits for are gathered.
+            flush_interval: Seconds within which a fact that nobody waits for is committed.
         """
         super().__init__(dispatcher)
         self._store = store
-        self._flush_interval = flush_interval
+        # Half is for the commit of its run that a fact may find under way.
+        self._gather_seconds = flush_interval / 2
         self._waiting: list[CommitAsked] = []
         self._flushing = False
         self._urgent = False
@@ -137,7 +138,7 @@ class JournalActor(PooledActor):
         elif self._urgent:
             self._begin()
         else:
-            self._set_timer(self._flush_interval)
+            self._set_timer(self._gather_seconds)
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
