@@ -18,6 +18,7 @@ from benchmarks.rows.fan_out import FanOut100, FanOut1000, FanOut10000, ListFanO
 from benchmarks.rows.hops import AsyncHop, DefHop
 from benchmarks.rows.memory import RetainedMemory
 from benchmarks.rows.observed import ObservedHop
+from benchmarks.rows.recovery import AnswerAtRest, Recover
 from benchmarks.rows.runs import OneStepRun
 from benchmarks.rows.streams import Stream1, Stream50
 from benchmarks.rows.waits import ParkAndResume, SnapshotAfterLoop, StreamPastParked
@@ -47,4 +48,6 @@ ROWS: tuple[type[Row], ...] = (
     AsyncDurableHops,
     PostgresHop,
     PostgresHops,
+    Recover,
+    AnswerAtRest,
 )
