@@ -31,7 +31,7 @@ from greenroom.events import (
 from greenroom.graph import Graph
 from greenroom.state import DictState
 
-__all__ = ["graphs_named_by", "registry_for"]
+__all__ = ["graph_of", "graphs_named_by", "graphs_named_in", "registry_for"]
 
 
 def registry_for(*graphs: Graph) -> TypeRegistry:
@@ -66,7 +66,7 @@ def graphs_named_by(workflow: Any) -> list[Graph]:
     pending: list[Any] = [workflow]
     while pending:
         value = pending.pop()
-        graph = _graph_of(value)
+        graph = graph_of(value)
         if graph is None:
             continue
         if not isinstance(value, type):
@@ -78,7 +78,15 @@ def graphs_named_by(workflow: Any) -> list[Graph]:
     return list(found.values())
 
 
-def _graph_of(value: Any) -> Graph | None:
+def graphs_named_in(function: types.FunctionType) -> list[Graph]:
+    """Return the graphs of the workflows that the code of a step or of a helper names.
+
+    So too that of the functions of its package that it calls.
+    """
+    return [graph for value in _in_calls(function) if (graph := graph_of(value)) is not None]
+
+
+def graph_of(value: Any) -> Graph | None:
     """Return the graph of a workflow, or of a class of workflows."""
     if not isinstance(value, type):
         graph = getattr(value, "_graph", None)

@@ -16,7 +16,7 @@ from typing import Any
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
 from greenroom.steps import StepSpec, step_options
 
-__all__ = ["BodyFacts", "function_of", "read_body"]
+__all__ = ["BodyFacts", "function_of", "parse", "read_body"]
 
 _MAX_DEPTH = 20  # of helpers that call helpers
 
@@ -90,7 +90,7 @@ class _Reader(ast.NodeVisitor):
         self._sends = 0
 
     def read(self, *, in_loop: bool) -> None:
-        tree = _parse(self._function)
+        tree = parse(self._function)
         if tree is not None:
             self._loops = int(in_loop)
             self._visit_all(tree.body)
@@ -262,7 +262,8 @@ class _Reader(ast.NodeVisitor):
         return None
 
 
-def _parse(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+def parse(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """Return the syntax tree of a function, or None where there is no source."""
     try:
         source = inspect.getsource(function)
         # A method is indented, and its texts of several lines may not be.

@@ -19,6 +19,7 @@ from greenroom.representation import (
 from tests.support import drawn_flows as flows
 
 ALL = [flows.Linear, flows.Loop, flows.Fan, flows.ListFan, flows.People, flows.Caught, flows.Fails, flows.Faulty]
+ALL += [flows.Needs, flows.Parent]
 
 
 def edges(graph: WorkflowGraph, *kinds: str) -> list[tuple[str, str]]:
@@ -113,6 +114,55 @@ def test_caught_failures_lead_to_their_handler() -> None:
     assert node(graph, "mend").catches == ["fetch"]
     assert node(graph, "fetch").catches is None
     assert edges(graph, "fails") == [("fetch", "StepFailedEvent")]
+
+
+def test_resources_hang_on_the_steps_that_take_them() -> None:
+    """One node for each factory and file, shared by all who take it, and what a factory takes hangs on the factory."""
+    graph = flows.Needs.graph()
+    assert [(edge.source, edge.label, edge.target) for edge in graph.edges if edge.kind == "uses"] == [
+        ("read", "db", "resource:connect"),
+        ("resource:connect", "settings", "resource_config:settings"),
+        ("write", "database", "resource:connect"),
+        ("write", "number", "resource:<lambda>#2"),
+        ("never", "number", "resource:<lambda>"),
+    ]
+    database = node(graph, "resource:connect")
+    assert (database.node_type, database.label, database.type_name) == ("resource", "Database", "Database")
+    assert (database.getter_name, database.scope) == ("connect", "run")
+    assert database.description == "Connect to what the settings say."
+    settings = node(graph, "resource_config:settings")
+    assert (settings.node_type, settings.label, settings.type_name) == ("resource_config", "settings", "Settings")
+    assert (settings.config_file, settings.path_selector) == ("app.toml", "db")
+    assert list(settings.config_schema["properties"]) == ["database", "size"]
+    assert node(graph, "resource:<lambda>").scope == "invocation"
+    assert not graph.filter_by_node_type("resource", "resource_config").to_mermaid().count("connect")
+
+
+def test_workflows_that_steps_run_hang_on_them() -> None:
+    """Named by a step, by a method that it calls or by the constructor; and so with those that these run."""
+    graph = flows.Parent.graph()
+    assert edges(graph, "runs") == [
+        ("one", "workflow:Child"),
+        ("workflow:Child", "workflow:Grandchild"),
+        ("two", "workflow:Linear"),
+        ("four", "workflow:Grandchild"),
+    ]
+    child = node(graph, "workflow:Child")
+    assert (child.node_type, child.label, child.description) == ("workflow", "Child", "Runs another.")
+    assert child.steps == ["def first(ctx: Context, ev: StartEvent) -> Draft", "def second(ev: Draft) -> StopEvent"]
+
+
+def test_a_workflow_that_runs_itself_is_a_loop() -> None:
+    """As one that walks a tree does."""
+
+    class Tree(Workflow):
+        @step
+        def walk(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=ctx.run(Tree()).result())
+
+    graph = Tree.graph()
+    assert edges(graph, "runs") == [("walk", "workflow:Tree"), ("workflow:Tree", "workflow:Tree")]
+    assert [edge.is_loop for edge in graph.edges if edge.kind == "runs"] == [False, True]
 
 
 def test_a_faulty_workflow_is_drawn_with_its_faults() -> None:

@@ -426,7 +426,7 @@ def test_a_child_that_can_never_end_is_stuck_and_tells_its_parent(flow: Flavour)
 
 
 @pytest.mark.parametrize("child", [Patient, AsyncPatient])
-def test_cancelling_the_parent_cancels_its_children(flow: Flavour, child: type[Patient]) -> None:
+def test_d15_cancelling_the_parent_cancels_its_children(flow: Flavour, child: type[Patient]) -> None:
     """D15: the body of the child is told, and does not run to its end."""
     began, told = threading.Event(), threading.Event()
 
@@ -444,7 +444,7 @@ def test_cancelling_the_parent_cancels_its_children(flow: Flavour, child: type[P
 
 
 @pytest.mark.parametrize("child", [Patient, AsyncPatient])
-def test_the_timeout_of_the_parent_counts_the_work_of_its_children_and_ends_them(
+def test_d15_the_timeout_of_the_parent_counts_the_work_of_its_children_and_ends_them(
     flow: Flavour, child: type[Patient]
 ) -> None:
     """D15: while the parent's step waits for a child that is at work, the parent's clock goes on."""

@@ -154,6 +154,26 @@ def test_steps_are_children_of_their_run_and_that_of_the_caller(
     assert telemetry.span("run Chain").status.status_code is StatusCode.UNSET
 
 
+def test_contents_of_events_are_not_recorded(flow: Flavour, telemetry: Telemetry) -> None:
+    """Spans name the classes of events, and tell nothing of what is in them."""
+
+    class Chain(Workflow):
+        @flow.step
+        async def first(self, ev: StartEvent) -> Part:
+            return Part(n=ev.secret)
+
+        @flow.step
+        async def second(self, ev: Part) -> StopEvent:
+            return StopEvent(result=ev.n)
+
+    with Runtime(observers=[telemetry.observer]):
+        assert Chain().run(secret=8675309).result(DEADLINE) == 8675309
+    told = [span.to_json() for span in telemetry.spans()]
+    assert len(told) == 3
+    assert any("Part" in text for text in told)
+    assert not any("8675309" in text for text in told)
+
+
 def test_steps_side_by_side_each_have_their_own_span(
     flow: Flavour, telemetry: Telemetry, make_runtime: Callable[..., Runtime]
 ) -> None:
