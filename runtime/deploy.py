@@ -194,7 +194,7 @@ def _state_faults(loaded: Loaded, checkpoint: bytes, workflow: Workflow, registr
         yield from error.faults
     except RecordError as error:
         # What comes after it cannot be applied, but it can be read.
-        yield _fault(f"journal record {error.number}", error, error.step)
+        yield Fault(f"journal record {error.number}", error.reason, error.step, error.type_name, error.field)
         for number, record in loaded.records:
             if number > error.number:
                 try:

@@ -281,7 +281,7 @@ def replay(
         try:
             last, data = unpack_record(record)
             state.apply(decode_fact(data, state, registry, named), last)
-        except (ContextSerdeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        except (ContextSerdeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
             raise RecordError(number, record, state, error) from error
     return last
 
@@ -293,6 +293,7 @@ class RecordError(ContextSerdeError):
         number: The number of the record.
         kind: What it tells, as `Finished`, or None if even that cannot be read.
         step: The step that it is about, or None.
+        reason: What is wrong with it.
     """
 
     def __init__(self, number: int, record: bytes, state: RunState, error: Exception) -> None:
@@ -300,8 +301,8 @@ class RecordError(ContextSerdeError):
         self.kind, self.step = _subject(record, state)
         of_step = "" if self.step is None else f" of step '{self.step}'"
         what = f", {self.kind}{of_step}," if self.kind is not None else ""
-        reason = error if isinstance(error, ContextSerdeError) else repr(error)
-        super().__init__(f"journal record {number}{what} cannot be applied: {reason}")
+        self.reason = str(error) if isinstance(error, ContextSerdeError) else repr(error)
+        super().__init__(f"journal record {number}{what} cannot be applied: {self.reason}")
         if isinstance(error, ContextSerdeError):
             self.type_name, self.field = error.type_name, error.field
 

@@ -21,6 +21,7 @@ from greenroom import Context, Runtime
 from greenroom.cli.app import app
 from greenroom.cli.schema import schema_faults
 from greenroom.stores import Commit, SQLiteStore
+from tests.support import postgres
 from tests.support.durable_flows import Reviews, Verdict
 from tests.support.flavours import DEADLINE
 from tests.support.terminal import ROOT, terminal
@@ -499,3 +500,25 @@ def test_what_pydantic_s_schemas_say_is_checked() -> None:
     ]
     assert schema_faults({"properties": {"n": {"type": "integer"}}}, {"n": 1e999}) == [("n", "should be an integer")]
     assert schema_faults({"additionalProperties": False}, {"n": 1}) == [("n", "there is no such field")]
+
+
+@pytest.mark.skipif(postgres.missing() is not None, reason=str(postgres.missing()))
+def test_a_store_in_postgresql_is_named_by_its_url() -> None:
+    """The same commands; a database without a store is told and stays as it is, as is one that cannot be reached."""
+    server = postgres.PostgresServer()
+    try:
+        words = dict(pair.split("=") for pair in server.conninfo.split())
+        url = f"postgresql:///{words['dbname']}?host={words['host']}&user={words['user']}"
+        done = call("runs", "--store", url)
+        assert (done.exit_code, "this database has no store of Greenroom" in told(done)) == (2, True)
+        assert call("run", FLOW, "--run-id=one", "--store", url).exit_code == 75
+        (row,) = documents(call("runs", "--json", "--store", url))
+        assert (row["run_id"], row["holder"]) == ("one", "at rest")
+        assert "waits for Verdict" in call("show", "one", FLOW, "--store", url).stdout
+        assert call("check", FLOW, "--store", url).exit_code == 0
+        done = call("answer", "one:1", FLOW, *GOOD, "--run", "--store", url)
+        assert (done.exit_code, done.stdout) == (0, "Result: 31.01.2026 3\n")
+    finally:
+        server.close()
+    done = call("runs", "--store", url)
+    assert (done.exit_code, "the database cannot be reached" in told(done)) == (2, True)

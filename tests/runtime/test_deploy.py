@@ -509,3 +509,99 @@ def test_damaged_bytes_are_told_and_stop_nothing() -> None:
     fence = store.acquire(["one"], "me")["one"]
     store.commit([Commit("one", fence, snapshot=(row.next_seq + 1, b"junk"), release=True)])
     assert [fault.place for fault in faults(store, Base)] == ["the checkpoint", f"stream offset {row.next_offset}"]
+
+
+def test_fewer_workers_than_are_at_work_do_no_harm(make_store: Callable[[], RunStore]) -> None:
+    """What four workers had begun is replayed with four, and goes on with one."""
+
+    def version(workers: int) -> type[Workflow]:
+        class Many(Workflow):
+            @step
+            def begin(self, ev: StartEvent) -> list[Item]:
+                return [Item(n=n) for n in range(4)]
+
+            @step(num_workers=workers)
+            def ask(self, ctx: Context, ev: Item) -> Made:
+                ctx.once(f"once {ev.n}", str, ev.n)
+                return Made(n=ctx.ask(Ask(n=ev.n), Answer).n)
+
+            @step
+            def gather(self, made: list[Made]) -> StopEvent:
+                return StopEvent(result=sorted(each.n for each in made))
+
+        return Many
+
+    with Runtime(store=make_store()):
+        handler = flow(version(4)).run(run_id="one")
+        until_asked(handler, 4)
+    assert faults(make_store(), version(1)) == []
+    for _ in range(2):
+        with Runtime(store=make_store()) as runtime:
+            runtime.recover([flow(version(1))])
+            again = runtime.get("one")
+            assert again is not None
+            until_asked(again, 4)
+    with Runtime(store=make_store()) as runtime:
+        runtime.recover([flow(version(1))])
+        again = runtime.get("one")
+        assert again is not None
+        for question in again.pending_inputs():
+            again.respond(question.input_id, {"n": question.request.n})
+        assert again.result(DEADLINE) == [0, 1, 2, 3]
+
+
+def until_asked(handler: Handler, count: int) -> None:
+    """Wait until a run asks so many questions."""
+    deadline = time.monotonic() + DEADLINE
+    while len(handler.pending_inputs()) < count:
+        assert time.monotonic() < deadline
+
+
+class Inner(Workflow):
+    @step
+    def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
+
+
+class InnerChanged(Workflow):
+    @step
+    def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
+
+    @step
+    def more(self, ev: Answer) -> StopEvent:
+        return StopEvent()
+
+
+InnerChanged.__name__ = "Inner"
+
+
+def outer(inner: type[Workflow]) -> type[Workflow]:
+    class Outer(Workflow):
+        @step
+        def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=ctx.run(inner(disable_validation=True)).result())
+
+    return Outer
+
+
+def test_a_run_with_others_within_it_is_not_taken_over_to_another_graph(make_store: Callable[[], RunStore]) -> None:
+    """It is set aside until the code is as it was: a checkpoint, from which it would go on, is of one run."""
+    question = begun(make_store(), outer(Inner))
+    assert faults(make_store(), outer(Inner)) == []
+    (fault,) = faults(make_store(), outer(InnerChanged))
+    assert fault.problem.startswith("Inner has changed, and a run with others within it is only taken over when those")
+    with Runtime(store=make_store()) as runtime:
+        assert runtime.recover([flow(outer(InnerChanged))]) == []
+        with pytest.raises(WorkflowRuntimeError, match="Inner has changed"):
+            runtime.get("one")
+    store = make_store()
+    store.open()
+    assert store.put_back("one")
+    store.close()
+    with Runtime(store=make_store()) as runtime:
+        runtime.recover([flow(outer(Inner))])
+        handler = runtime.get("one")
+        assert handler is not None
+        handler.respond(question, {"n": 3})
+        assert handler.result(DEADLINE) == 3
