@@ -213,7 +213,11 @@ def _carry_out(start: Callable[[ExitStack], Session], screen: Screen, spent: Pat
         except (KeyboardInterrupt, typer.Abort):
             screen.note("\nInterrupted: no run had begun.")
             return ExitCode.CANCELLED
-        code = session.drive()
+        try:
+            code = session.drive()
+        except GreenroomError as error:  # as of a store that fails
+            screen.error(str(error), error)
+            return ExitCode.FAILURE
         if code is ExitCode.SUCCESS and spent is not None:
             spent.unlink(missing_ok=True)
         return code

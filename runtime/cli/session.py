@@ -53,6 +53,8 @@ class Session:
 
     def drive(self) -> ExitCode:
         """Stay with the run until it ends or is saved."""
+        if self._handler.done():
+            return self._conclude()  # One of a store, that had ended before.
         try:
             with _signals_interrupt():
                 why = self._follow()

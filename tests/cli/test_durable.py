@@ -230,6 +230,10 @@ def test_an_answer_can_be_worked_on_here() -> None:
     assert (done.exit_code, "The run rests" in told(done)) == (75, True)
     done = call("answer", "one:2", FLOW, *GOOD, "--run")
     assert (done.exit_code, done.stdout) == (0, "Result: 31.01.2026 3\n")
+    # Whoever asks for a run that has ended gets what it came to.
+    for words in (["resume", "one", FLOW], ["run", FLOW, "--run-id=one"]):
+        done = call(*words)
+        assert (done.exit_code, done.stdout, done.stderr) == (0, "Result: 31.01.2026 3\n", "")
 
 
 def test_an_answer_is_asked_for_at_the_terminal() -> None:
