@@ -203,6 +203,10 @@ class DurableSupervisor(RunSupervisor):
         """An address that encodes the facts that it is told."""
         return JournalingRef(self, self._registry)
 
+    def checkpoint_first(self) -> None:
+        """Take a checkpoint with the first commit: what was journaled before was of another graph."""
+        self._checkpoint_due = True
+
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def on_receive(self, message: Any) -> None:

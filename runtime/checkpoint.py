@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from greenroom.codec import TypeRegistry
+from greenroom.codec import TypeRegistry, decode
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import Caller
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.lanes import Lane
+from greenroom.past_graph import dump_steps, past_graph
 from greenroom.run_state import RunState
-from greenroom.snapshot import dump_snapshot, load_snapshot, read_document, take_document
+from greenroom.snapshot import dump_snapshot, open_snapshot, read_document, read_head, take_document
 from greenroom.state import StoreCall
 
 __all__ = ["dump_checkpoint", "load_checkpoint"]
@@ -37,6 +38,7 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
     document = take_document(state, now)
     document["live"] = {
         "now": now,
+        "steps": dump_steps(state.graph),
         "order": list(state.invocations),
         "invocations": {number: _dump(invocation) for number, invocation in state.invocations.items()},
         "lanes": {
@@ -68,35 +70,51 @@ def load_checkpoint(
 ) -> tuple[RunState, float]:
     """Return the run of a checkpoint and the time of its clock.
 
+    Where the workflow was another one when it was taken, the run has the graph of then: the journal was written by it.
+    `greenroom.recovery` takes such a run over to the graph as it is.
+
     Raises:
-        ContextSerdeError: As `load_snapshot` does.
+        ContextSerdeError: If the bytes are no checkpoint, are damaged, are of a newer format, or
+            name a class that the program has not named.
     """
-    document = load_snapshot(graph, data, registry, named)
-    state = read_document(graph, document, registry, named)
+    head, body = open_snapshot(data)
+    outside = decode(head, registry)
+    _, then = read_head(outside)  # The store goes by the name that the workflow was given.
+    document = decode(body, registry)
     try:
+        document = {**outside, **document}
         live = document["live"]
+        then_graph = past_graph(graph, then, live["steps"], registry)
         now = float(live["now"])
-        state.shift_clock(now)
-        state.timeout, state.on_stuck = timeout, on_stuck
-        state.outcome = None
-        state.invocations = {number: state.invocations[number] for number in live["order"]}
-        for number, item in live["invocations"].items():
-            _read(state.invocations[number], item, state)
-        for name, (queue, retries, freed, used) in live["lanes"].items():
-            lane = state.lanes[name] = Lane(graph.steps[name])
-            lane.queue.extend(state.invocations[number] for number in queue)
-            lane.retries.extend(state.invocations[number] for number in retries)
-            lane.freed, lane.used = list(freed), used
-        state.parked = sum(inv.parked_at is not None and inv.ready is None for inv in state.invocations.values())
-        state.worked, state.at_work_since = live["worked"], live["at_work_since"]
-        state.idle_noted = live["idle_noted"]
-        state.store.resume_edit(
-            _read_owner(live["editor"]),
-            [StoreCall(method, tuple(arguments), _read_owner(owner)) for method, arguments, owner in live["line"]],
-        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ContextSerdeError(f"the checkpoint of a run of {graph.name} is not whole: {error!r}") from error
+    state = read_document(then_graph, document, registry, named)
+    try:
+        _read_live(state, live, now)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContextSerdeError(f"the checkpoint of run '{state.run_id}' is not whole: {error!r}") from error
+    state.timeout, state.on_stuck = timeout, on_stuck
+    state.outcome = None
     return state, now
+
+
+def _read_live(state: RunState, live: Any, now: float) -> None:
+    state.shift_clock(now)
+    state.invocations = {number: state.invocations[number] for number in live["order"]}
+    for number, item in live["invocations"].items():
+        _read(state.invocations[number], item, state)
+    for name, (queue, retries, freed, used) in live["lanes"].items():
+        lane = state.lanes[name] = Lane(state.graph.steps[name])
+        lane.queue.extend(state.invocations[number] for number in queue)
+        lane.retries.extend(state.invocations[number] for number in retries)
+        lane.freed, lane.used = list(freed), used
+    state.parked = sum(inv.parked_at is not None and inv.ready is None for inv in state.invocations.values())
+    state.worked, state.at_work_since = live["worked"], live["at_work_since"]
+    state.idle_noted = live["idle_noted"]
+    state.store.resume_edit(
+        _read_owner(live["editor"]),
+        [StoreCall(method, tuple(arguments), _read_owner(owner)) for method, arguments, owner in live["line"]],
+    )
 
 
 def _dump(invocation: Invocation) -> list[Any]:

@@ -358,6 +358,10 @@ class Handler(concurrent.futures.Future[Any]):
         now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
         return [pending_input(question, self.run_id, now, wall_time) for question in questions]
 
+    def is_at_rest(self) -> bool:
+        """Return whether the run has come to rest and said so: only the outside or a timer lets it go on."""
+        return bool(self._link.ask(Inspect(lambda state: state.idle_noted and state.is_quiet)))
+
     def running_steps(self) -> list[str]:
         """Return the names of the steps that have an invocation running."""
         steps: list[str] = self._link.ask(Inspect(lambda state: state.active_steps))

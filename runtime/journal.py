@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from greenroom.codec import TypeRegistry, decode, encode
+from greenroom.codec import TypeRegistry, decode, encode, transcribe
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import (
     BecameQuiet,
@@ -38,10 +38,12 @@ from greenroom.facts import (
     WaitAsked,
 )
 from greenroom.graph import Graph
+from greenroom.past_graph import dump_steps, past_graph
 from greenroom.run_state import RunState
+from greenroom.snapshot import taken_down
 from greenroom.state import StoreCall
 
-__all__ = ["encode_fact", "is_recorded", "pack_record", "replay"]
+__all__ = ["RecordError", "decode_record", "describe_record", "encode_fact", "is_recorded", "pack_record", "replay"]
 
 _TIME = struct.Struct(">d")
 
@@ -130,7 +132,7 @@ def decode_fact(data: bytes, state: RunState, registry: TypeRegistry, named: Seq
             path, inner = values
             return ForChild(tuple(path), decode_fact(inner, _state_at(state, path), registry, named))
         if kind is ChildAsked:
-            return _child_asked(*values, named=named)
+            return _child_asked(*values, named=named, registry=registry)
         fields = dict(zip(_FIELDS[kind], values, strict=True))
         arguments = [_read(fields, field, state, registry) for field in _FIELDS[kind]]
         fact: Fact = kind(*arguments)
@@ -156,20 +158,23 @@ def _child_asked(
     attempt: int,
     name: str,
     run_id: str,
-    graph_name: str,
+    graph_then: list[Any],
     event: Any,
     timeout: float | None,
     on_stuck: Any,
     *,
     named: Sequence[Graph],
+    registry: TypeRegistry,
 ) -> ChildAsked:
+    graph_name, then, steps = graph_then
     graph = next((graph for graph in named if graph.name == graph_name), None)
     if graph is None:
         raise ContextSerdeError(
             f"the journal holds a run of {graph_name}, which the workflow's code does not name: name it in the code of"
             " a step, or keep it in an attribute of the workflow"
         )
-    return ChildAsked(invocation, attempt, name, run_id, graph, event, timeout, on_stuck, _GONE, None)
+    past = past_graph(graph, then, steps, registry)
+    return ChildAsked(invocation, attempt, name, run_id, past, event, timeout, on_stuck, _GONE, None)
 
 
 def pack_record(now: float, fact: bytes) -> bytes:
@@ -200,7 +205,7 @@ def _written(fact: Any, name: str, value: Any, registry: TypeRegistry) -> Any:
     if name == "requirements":
         return dict(value)
     if name == "graph":
-        return value.name
+        return [value.name, taken_down(value), dump_steps(value)]
     if name == "owner":
         return ["step", *value] if isinstance(value, Caller) else ["outside", *map(str, value)]
     if name == "arguments":
@@ -246,15 +251,89 @@ def _class_named(name: Any, registry: TypeRegistry) -> type[Any]:
 
 
 def replay(
-    state: RunState, records: Sequence[bytes], registry: TypeRegistry, named: Sequence[Graph] = ()
+    state: RunState,
+    records: Sequence[bytes],
+    registry: TypeRegistry,
+    named: Sequence[Graph] = (),
+    first: int = 0,
 ) -> float | None:
     """Apply records to a run; return the time of the last one, or None where there is none.
 
+    Args:
+        state: The run, as it was before the first of them.
+        records: The records.
+        registry: The classes that may be built.
+        named: The graphs of the workflows that runs within this one may be of.
+        first: The number of the first of them, for messages.
+
     Raises:
-        ContextSerdeError: If a record cannot be read.
+        RecordError: If one cannot be read, or does not apply.
     """
     last: float | None = None
-    for record in records:
-        last, data = unpack_record(record)
-        state.apply(decode_fact(data, state, registry, named), last)
+    for number, record in enumerate(records, first):
+        if state.outcome is not None:
+            how = f" ({state.outcome.error!r})" if state.outcome.error is not None else ""
+            error = ContextSerdeError(
+                f"the run had not ended before it, but by the code as it is now it is {state.outcome.status}{how}:"
+                " has a retry policy changed?"
+            )
+            raise RecordError(number, record, state, error)
+        try:
+            last, data = unpack_record(record)
+            state.apply(decode_fact(data, state, registry, named), last)
+        except (ContextSerdeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            raise RecordError(number, record, state, error) from error
     return last
+
+
+class RecordError(ContextSerdeError):
+    """A record of the journal cannot be read, or does not apply to the run as it is by then.
+
+    Attributes:
+        number: The number of the record.
+        kind: What it tells, as `Finished`, or None if even that cannot be read.
+        step: The step that it is about, or None.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, number: int, record: bytes, state: RunState, error: Exception) -> None:
+        self.number = number
+        self.kind, self.step = _subject(record, state)
+        of_step = "" if self.step is None else f" of step '{self.step}'"
+        what = f", {self.kind}{of_step}," if self.kind is not None else ""
+        self.reason = str(error) if isinstance(error, ContextSerdeError) else repr(error)
+        super().__init__(f"journal record {number}{what} cannot be applied: {self.reason}")
+        if isinstance(error, ContextSerdeError):
+            self.type_name, self.field = error.type_name, error.field
+
+
+def decode_record(record: bytes, registry: TypeRegistry) -> None:
+    """Check that the values of a record can be built, without the run that it applies to.
+
+    Raises:
+        ContextSerdeError: If they cannot.
+    """
+    decode(unpack_record(record)[1], registry)
+
+
+def describe_record(record: bytes) -> tuple[float, str, dict[str, Any]]:
+    """Return the time, the kind and the fields of a record as JSON-able values. No class is built or looked up.
+
+    Raises:
+        ContextSerdeError: If it is damaged.
+    """
+    at, data = unpack_record(record)
+    content = transcribe(data)
+    if not isinstance(content, list) or not content or content[0] not in _KINDS:
+        raise ContextSerdeError("a record of the journal tells no kind of fact that there is")
+    return at, content[0], dict(zip(_FIELDS[_KINDS[content[0]]], content[1:], strict=False))
+
+
+def _subject(record: bytes, state: RunState) -> tuple[str | None, str | None]:
+    try:
+        _, kind, fields = describe_record(record)
+    except ContextSerdeError:
+        return None, None
+    number = fields.get("invocation")
+    invocation = state.invocations.get(number) if isinstance(number, int) else None
+    return kind, fields.get("step") if invocation is None else invocation.spec.name

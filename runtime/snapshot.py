@@ -8,6 +8,7 @@ were registered.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -33,7 +34,18 @@ from greenroom.steps import StepSpec
 from greenroom.tally import Tally
 from greenroom.waits import InputEnd, OpenInput, Wait, WaitState
 
-__all__ = ["FORMAT", "dump_snapshot", "graphs_within", "load_snapshot", "read_document", "take_document"]
+__all__ = [
+    "FORMAT",
+    "dump_snapshot",
+    "graph_differences",
+    "graphs_within",
+    "load_snapshot",
+    "open_snapshot",
+    "read_document",
+    "read_head",
+    "take_document",
+    "taken_down",
+]
 
 FORMAT = 1
 _HEAD = ("format", "workflow", "graph", "within")
@@ -51,8 +63,8 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "workflow": state.graph.name,
-        "graph": _fingerprint(state.graph),
-        "within": [[graph.name, _fingerprint(graph)] for graph in graphs],
+        "graph": taken_down(state.graph),
+        "within": [[graph.name, taken_down(graph)] for graph in graphs],
         **_dump_run(state, now),
         "children": list(_dump_children(state, now, graphs, ())),
     }
@@ -112,6 +124,20 @@ def load_snapshot(graph: Graph, data: bytes, registry: TypeRegistry, named: Sequ
         ContextSerdeError: If the bytes are no snapshot, are damaged, are of a newer format, of another workflow or
             another graph, or name a class that the program has not named.
     """
+    head, body = open_snapshot(data)
+    # First the head: another workflow has other classes, and the body would be refused for those.
+    outside = decode(head, registry)
+    _check_head(graph, outside, named, registry)
+    document = decode(body, registry)
+    return {**outside, **document} if isinstance(document, dict) else document
+
+
+def open_snapshot(data: bytes) -> tuple[bytes, bytes]:
+    """Return the head and the document of a snapshot, each still encoded.
+
+    Raises:
+        ContextSerdeError: If the bytes are no snapshot, are damaged, or are of a newer format.
+    """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ContextSerdeError(f"a snapshot is bytes, not an instance of {type(data).__name__}")
     try:
@@ -126,11 +152,7 @@ def load_snapshot(graph: Graph, data: bytes, registry: TypeRegistry, named: Sequ
         raise ContextSerdeError("these bytes are no snapshot of Greenroom")
     if zlib.crc32(body, zlib.crc32(head)) != outer.get("crc32"):
         raise ContextSerdeError("the snapshot is damaged: its checksum is wrong")
-    # First the head: another workflow has other classes, and the body would be refused for those.
-    outside = decode(head, registry)
-    _check_head(graph, outside, named)
-    document = decode(body, registry)
-    return {**outside, **document} if isinstance(document, dict) else document
+    return head, body
 
 
 def document_to_dict(document: dict[str, Any], registry: TypeRegistry) -> dict[str, Any]:
@@ -145,7 +167,7 @@ def document_from_dict(graph: Graph, jsonable: Any, registry: TypeRegistry, name
     Raises:
         ContextSerdeError: As `load_snapshot` does.
     """
-    _check_head(graph, jsonable, named)  # its values are plain, and so the same in both
+    _check_head(graph, jsonable, named, registry)  # its values are plain, and so the same in both
     return from_jsonable(jsonable, registry)
 
 
@@ -272,7 +294,8 @@ def _dump_fan_out(fan_out: FanOut) -> dict[str, Any]:
     }
 
 
-def _fingerprint(graph: Graph) -> dict[str, Any]:
+def taken_down(graph: Graph) -> dict[str, Any]:
+    """Return what is to be known of a graph to see later whether it has changed: what its steps take and return."""
     return {
         name: [
             _taken(spec),
@@ -311,25 +334,65 @@ def _check_format(version: Any) -> None:
         )
 
 
-def _check_head(graph: Graph, document: Any, named: Sequence[Graph]) -> None:
+def read_head(document: Any) -> tuple[Any, Any]:
+    """Return the name of the workflow, and what the head of a snapshot says of its steps.
+
+    Raises:
+        ContextSerdeError: If it is of a newer format.
+    """
     if not isinstance(document, dict) or "format" not in document:
         raise ContextSerdeError("this is no snapshot of Greenroom")
     _check_format(document["format"])
-    if document.get("workflow") != graph.name:
-        raise ContextSerdeError(f"the snapshot is of {document.get('workflow')}, not of {graph.name}")
-    _check_graph(document.get("graph"), graph)
-    for name, then in _within(document):
-        _find_graph(name, then, named, graph)
+    return document.get("workflow"), document.get("graph")
 
 
-def _check_graph(then: Any, graph: Graph) -> None:
-    now = _fingerprint(graph)
-    if then != now:
-        try:
-            differences = "\n".join(f"  - {line}" for line in _differences(then, now))
-        except (TypeError, ValueError) as error:
-            raise ContextSerdeError(f"the snapshot of {graph.name} names no steps: {error}") from error
-        raise ContextSerdeError(f"{graph.name} has changed since the snapshot was taken:\n{differences}")
+def _check_head(graph: Graph, document: Any, named: Sequence[Graph], registry: TypeRegistry) -> None:
+    """Raise if a snapshot is of another workflow, or if a graph was another one; the differences are listed."""
+    workflow, then = read_head(document)
+    if workflow != graph.name:
+        raise ContextSerdeError(f"the snapshot is of {workflow}, not of {graph.name}")
+    _check_graph(then, graph, registry)
+    for name, within in _within(document):
+        _find_graph(name, within, named, graph, registry)
+
+
+def _check_graph(then: Any, graph: Graph, registry: TypeRegistry) -> None:
+    differences = graph_differences(graph, then, registry)
+    if differences:
+        listed = "\n".join(f"  - {line}" for line in differences)
+        raise ContextSerdeError(f"{graph.name} has changed since the snapshot was taken:\n{listed}")
+
+
+def graph_differences(graph: Graph, then: Any, registry: TypeRegistry) -> list[str]:
+    """Return how the graph differs from what was taken down of it, a sentence each.
+
+    Raises:
+        ContextSerdeError: If that does not say what the steps were.
+    """
+    now = taken_down(graph)
+    if then == now:
+        return []
+    try:
+        return list(_differences(_renamed(then, registry), now))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ContextSerdeError(f"the snapshot of {graph.name} names no steps: {error}") from error
+
+
+def _renamed(then: dict[str, Any], registry: TypeRegistry) -> dict[str, Any]:
+    """Return the steps as they were, with the names that their classes have now."""
+
+    def name_now(match: re.Match[str]) -> str:
+        cls = registry.get(match[0])
+        return match[0] if cls is None else _name(cls)
+
+    def listed_now(listed: str) -> str:
+        return _CLASS_NAME.sub(name_now, listed)
+
+    return {step: [sorted(map(listed_now, names)) for names in lists] for step, lists in then.items()}
+
+
+# Within "list[shop:Order]" and "shop:Order and shop:Bill".
+_CLASS_NAME = re.compile(r"[^\s\[\]]+:[^\s\[\]]+")
 
 
 def _within(document: Any) -> list[Any]:
@@ -339,7 +402,7 @@ def _within(document: Any) -> list[Any]:
     return pairs
 
 
-def _find_graph(name: Any, then: Any, named: Sequence[Graph], outer: Graph) -> Graph:
+def _find_graph(name: Any, then: Any, named: Sequence[Graph], outer: Graph, registry: TypeRegistry) -> Graph:
     """Return the graph of a run within another, as it was when the snapshot was taken."""
     graphs = [graph for graph in named if graph.name == name]
     if not graphs:
@@ -348,9 +411,9 @@ def _find_graph(name: Any, then: Any, named: Sequence[Graph], outer: Graph) -> G
             " in the code of a step, or keep it in an attribute of the workflow"
         )
     for graph in graphs:
-        if _fingerprint(graph) == then:
+        if taken_down(graph) == then:
             return graph
-    _check_graph(then, graphs[0])
+    _check_graph(then, graphs[0], registry)
     return graphs[0]
 
 
@@ -360,9 +423,9 @@ def _differences(then: Any, now: dict[str, Any]) -> Iterator[str]:
             yield f"step '{step}' is gone"
         elif step not in then:
             yield f"step '{step}' is new"
-        elif then[step] != now[step]:
+        elif then[step] != [sorted(names) for names in now[step]]:
             for verb, old, new in zip(("accepts", "returns"), then[step], now[step], strict=False):
-                if old != new:
+                if old != sorted(new):
                     yield f"step '{step}' {verb} {', '.join(new) or 'nothing'}; it was {', '.join(old) or 'nothing'}"
 
 
@@ -413,7 +476,7 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
 
 
 def _read_children(state: RunState, document: dict[str, Any], registry: TypeRegistry, named: Sequence[Graph]) -> None:
-    graphs = [_find_graph(name, then, named, state.graph) for name, then in _within(document)]
+    graphs = [_find_graph(name, then, named, state.graph, registry) for name, then in _within(document)]
     runs = [state]
     for item in document["children"]:
         *path, name = map(_text, item["path"])
@@ -493,7 +556,9 @@ def _read_lineage(state: RunState, item: Any) -> Lineage | None:
 
 
 def _read_recoveries(graph: Graph, item: Any) -> Recoveries:
-    return {_step(graph, step): _count(count) for step, count in item.items()}
+    # What a step that is gone had used up counts for nobody.
+    counts = {_text(step): _count(count) for step, count in item.items()}
+    return {step: count for step, count in counts.items() if step in graph.steps}
 
 
 def _read_buffer_key(state: RunState, step: Any, buffer_id: Any) -> BufferKey:

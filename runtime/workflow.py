@@ -34,6 +34,7 @@ from greenroom.logging import run_log
 from greenroom.named import graphs_named_by, registry_for
 from greenroom.observer import Observers
 from greenroom.ports import RestingPort
+from greenroom.recovery import Recovery
 from greenroom.resources import ResourceManager
 from greenroom.run_state import OnStuck, RunState, failed_outcome
 from greenroom.runtime import Runtime, _current, current_runtime
@@ -388,10 +389,13 @@ class Workflow:
     # -- durable runs, for the keeper ----------------------------------------------------------------------------------
 
     def _go_on(
-        self, runtime: Runtime, state: RunState, fence: int, next_seq: int, last: float, handler: Handler | None
+        self, runtime: Runtime, recovery: Recovery, fence: int, next_seq: int, handler: Handler | None
     ) -> Handler:
         """Go on with a run that the store had; with its handler, where somebody has kept it."""
+        state = recovery.state
         supervisor = self._make_supervisor(runtime, state, fence, next_seq)
+        if recovery.has_moved and isinstance(supervisor, DurableSupervisor):
+            supervisor.checkpoint_first()
         if handler is None:
             link = RunLink(self, state.run_id, runtime, supervisor.actor_ref)
             handler = self._handler_class(link, supervisor.log, supervisor.stream)
@@ -403,7 +407,7 @@ class Workflow:
             handler.origin = state.origin
             runtime.enter_resumed(handler)
         supervisor.watch(runtime.root)
-        self._let_begin(runtime, handler, supervisor, Recovered(last))
+        self._let_begin(runtime, handler, supervisor, Recovered(recovery.last))
         return handler
 
     def _ended(self, runtime: Runtime, run_id: str, next_offset: int, outcome: Outcome) -> Handler:

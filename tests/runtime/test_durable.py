@@ -388,15 +388,17 @@ def test_a_run_whose_code_has_changed_is_set_aside_and_stops_no_other(make_store
 
     def versions(changed: bool) -> type[Workflow]:
         class Flow(Workflow):
-            @step
-            def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
-                return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
-
             if changed:
 
                 @step
-                def more(self, ev: Answer) -> StopEvent:
-                    return StopEvent()
+                def start(self, ctx: Context, ev: StartEvent) -> StopEvent:
+                    return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
+
+            else:
+
+                @step
+                def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+                    return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
 
         return Flow
 
@@ -412,7 +414,7 @@ def test_a_run_whose_code_has_changed_is_set_aside_and_stops_no_other(make_store
             runtime.get("changed")
         row = store.row("changed")
         assert row is not None
-        assert "step 'more' is new" in str(row.reason)
+        assert "invocation 0: step 'begin' is gone, and has StartEvent in hand" in str(row.reason)
         same = runtime.get("same")
         assert same is not None
         same.respond(asked(same), {"n": 1})
