@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None, rows: Sequence[type[Row]] = ROWS) ->
     peer = peer_version()
     for name in dict.fromkeys(row.peer_name for row in chosen if row.has_peer()):
         version = peer if name == PEER else installed_version(name)
-        print(f"peer: {name} {version}" if version else f"no peer: `pip install -U {name}` to measure beside it", flush=True)
+        print(
+            f"peer: {name} {version}" if version else f"no peer: `pip install -U {name}` to measure beside it",
+            flush=True,
+        )
     if options.quick:
         print("quick: small sizes, to see that it works; the figures mean little", flush=True)
     measured = compare_all(chosen, options.rounds, options.quick, with_peer=peer is not None)

@@ -101,7 +101,9 @@ def compare(row: type[Row], rounds: int, quick: bool, with_peer: bool) -> Result
     seconds = 0.0 if quick else ROUND_SECONDS
     with ExitStack() as stack:
         ours = stack.enter_context(Worker(row, "ours"))
-        with_peer = with_peer and row.has_peer() and (row.peer_name == PEER or installed_version(row.peer_name) is not None)
+        with_peer = (
+            with_peer and row.has_peer() and (row.peer_name == PEER or installed_version(row.peer_name) is not None)
+        )
         peer = stack.enter_context(Worker(row, "peer")) if with_peer else None
         for _ in range(min(rounds, row.max_rounds or rounds)):
             for worker in (ours, peer):

@@ -6,6 +6,7 @@ Code names a class by its name or through a closure. A workflow is also named by
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
@@ -69,7 +70,7 @@ def graphs_named_by(workflow: Any) -> list[Graph]:
         graph = graph_of(value)
         if graph is None:
             continue
-        if not isinstance(value, type):
+        if not _is_class(value):
             pending += _flattened(vars(value).values())
         if id(graph) not in found:
             found[id(graph)] = graph
@@ -87,22 +88,31 @@ def graphs_named_in(function: types.FunctionType) -> list[Graph]:
 
 
 def graph_of(value: Any) -> Graph | None:
-    """Return the graph of a workflow, or of a class of workflows."""
-    if not isinstance(value, type):
-        graph = getattr(value, "_graph", None)
-        return graph if isinstance(graph, Graph) else None
-    read = getattr(value, "_class_graph", None)
+    """Return the graph of a workflow, or of a class of workflows; None of anything else.
+
+    No code of the value runs: a proxy, as web frameworks have them, may raise whatever is asked of it.
+    """
+    if not _is_class(value):
+        graph = inspect.getattr_static(value, "_graph", None)
+        return graph if type(graph) is Graph else None
+    if not isinstance(inspect.getattr_static(value, "_class_graph", None), classmethod):
+        return None
     try:
-        return None if read is None else read()
+        graph = value._class_graph()
     except WorkflowValidationError:
         return None  # A base without steps of its own; nothing can run it.
+    return graph if type(graph) is Graph else None
+
+
+def _is_class(value: Any) -> bool:
+    return issubclass(type(value), type)  # isinstance asks the value itself as well
 
 
 def _flattened(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
-        if isinstance(value, Mapping):
+        if issubclass(type(value), Mapping):
             yield from value.values()
-        elif isinstance(value, list | tuple | set | frozenset):
+        elif issubclass(type(value), list | tuple | set | frozenset):
             yield from value
         else:
             yield value
@@ -111,7 +121,7 @@ def _flattened(values: Iterable[Any]) -> Iterator[Any]:
 def _classes_in(function: types.FunctionType) -> Iterator[type[Any]]:
     """Return the classes of data that a function's code names, and that of the functions of its package it calls."""
     for value in _in_calls(function):
-        if isinstance(value, type) and (issubclass(value, BaseModel | Enum) or dataclasses.is_dataclass(value)):
+        if _is_class(value) and (issubclass(value, BaseModel | Enum) or dataclasses.is_dataclass(value)):
             yield value
 
 
@@ -122,7 +132,7 @@ def _in_calls(function: types.FunctionType) -> Iterator[Any]:
     while todo:
         for value in _values_named_in(todo.pop()):
             yield value
-            if isinstance(value, types.FunctionType) and value not in seen and _package(value) == package:
+            if type(value) is types.FunctionType and value not in seen and _package(value) == package:
                 seen.add(value)
                 todo.append(value)
 

@@ -82,7 +82,7 @@ def test_a_program_prints_what_the_page_says(program: str, printed: str) -> None
 
 
 def test_the_resources_of_the_page_are_opened_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/resources.md: the step finds a row in the database of the configuration, and in a test in that of the test."""
+    """docs/resources.md: the step finds a row in the configured database, and in a test in that of the test."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "app.toml").write_text('database = "people.db"\n')
     with sqlite3.connect("people.db") as file:

@@ -214,7 +214,7 @@ class _Reader(ast.NodeVisitor):
                 called, bound = self._methods.get(method), 1
         if called is None:
             called, bound = self._value(node.func), 0
-        if not isinstance(called, types.FunctionType) or len(self._callers) > _MAX_DEPTH:
+        if type(called) is not types.FunctionType or len(self._callers) > _MAX_DEPTH:
             return
         called = inspect.unwrap(called)
         parameters = list(inspect.signature(called).parameters)[bound:]
@@ -244,7 +244,8 @@ class _Reader(ast.NodeVisitor):
 
     def _class_named(self, node: ast.expr | None) -> type[Event] | None:
         value = self._value(node)
-        return value if isinstance(value, type) and issubclass(value, Event) else None
+        # Not isinstance: a proxy, as web frameworks have them, may raise when it is asked for its class.
+        return value if issubclass(type(value), type) and issubclass(value, Event) else None
 
     def _value(self, node: ast.expr | None) -> Any:
         if isinstance(node, ast.Name):
@@ -257,7 +258,9 @@ class _Reader(ast.NodeVisitor):
             owner = self._value(node.value)
             # Modules and classes only: an attribute of another object may be computed, and this runs no code.
             return (
-                inspect.getattr_static(owner, node.attr, None) if isinstance(owner, types.ModuleType | type) else None
+                inspect.getattr_static(owner, node.attr, None)
+                if issubclass(type(owner), types.ModuleType | type)
+                else None
             )
         return None
 

@@ -152,6 +152,33 @@ def test_workflows_that_steps_run_hang_on_them() -> None:
     assert child.steps == ["def first(ctx: Context, ev: StartEvent) -> Draft", "def second(ev: Draft) -> StopEvent"]
 
 
+class Proxy:
+    """What web frameworks have for the request of the moment: outside of one it answers nothing."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("outside of a request")
+
+
+REQUEST = Proxy()
+
+
+def test_a_proxy_that_a_step_names_is_not_asked_for_anything() -> None:
+    """Neither by a drawing, nor when a snapshot is taken and read."""
+
+    class View(Workflow):
+        @step
+        def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            REQUEST.help(ctx)
+            return StopEvent(result=REQUEST(ctx))
+
+    assert len(View.graph().nodes) == 3
+    workflow = View()
+    handler = workflow.run()
+    with pytest.raises(RuntimeError, match="outside of a request"):
+        handler.result(timeout=30)
+    Context.restore(workflow, handler.ctx.snapshot())
+
+
 def test_a_workflow_that_runs_itself_is_a_loop() -> None:
     """As one that walks a tree does."""
 
