@@ -288,6 +288,12 @@ class ForChild:
         return ForChild(self.path[1:], self.fact) if len(self.path) > 1 else self.fact
 
 
+def changes_nothing(fact: Fact) -> bool:
+    """Return whether a fact only asks for something, so that nothing can follow from it."""
+    asked = fact.fact if isinstance(fact, ForChild) else fact
+    return isinstance(asked, OnceAsked | BecameQuiet) or (isinstance(asked, StoreCall) and asked.is_read)
+
+
 class Responded:
     """A person has answered a question; the answer is valid."""
 

@@ -81,15 +81,14 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     BecameQuiet: (),
     StoreCall: ("method", "arguments", "owner"),
 }
-_GONE: Any = object()  # stands for those who ran the steps of a child, in the process that is no more
+GONE: Any = object()  # stands for those who ran the steps of a child, in the process that is no more
 _KINDS = {kind.__name__: kind for kind in _FIELDS}
-_READS = frozenset({"get", "get_state"})
 
 
 def is_recorded(fact: Fact) -> bool:
     """Return whether a fact changes the run, so that the journal must have it."""
     if isinstance(fact, StoreCall):
-        return fact.method not in _READS
+        return not fact.is_read
     if isinstance(fact, ForChild):
         return is_recorded(fact.fact)
     return type(fact) in _FIELDS
@@ -174,7 +173,7 @@ def _child_asked(
             " a step, or keep it in an attribute of the workflow"
         )
     past = past_graph(graph, then, steps, registry)
-    return ChildAsked(invocation, attempt, name, run_id, past, event, timeout, on_stuck, _GONE, None)
+    return ChildAsked(invocation, attempt, name, run_id, past, event, timeout, on_stuck, GONE, None)
 
 
 def pack_record(now: float, fact: bytes) -> bytes:

@@ -21,6 +21,7 @@ from greenroom.facts import (
     RunStarted,
     SetTimer,
     TimerFired,
+    changes_nothing,
 )
 from greenroom.invocation import Invocation
 from greenroom.run_state.answers import answer_to_wait, given_up
@@ -124,7 +125,7 @@ def apply(state: RunState, child: Child, fact: Fact, now: float, effects: list[E
         # It has ended; what its bodies still tell is accounted for here.
         apply_after_end(state, fact.fact if isinstance(fact, ForChild) else fact, effects)
         return
-    if type(fact) is not BecameQuiet:
+    if not changes_nothing(fact):
         state.touched[child.name] = None
     lift(state, child, run.apply(fact, now), effects)
     mind_busy(state, child)
