@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from greenroom.buffers import CollectBuffer
 from greenroom.checkpoint import load_checkpoint
 from greenroom.codec import TypeRegistry
 from greenroom.errors import ContextSerdeError
@@ -18,6 +19,7 @@ from greenroom.events import Event
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.journal import replay
+from greenroom.lineage import Lineage, Recoveries
 from greenroom.run_state import RunState
 from greenroom.state import DictState
 from greenroom.steps import StepSpec
@@ -224,10 +226,31 @@ def _move(state: RunState, graph: Graph) -> None:
     state.graph = graph
     for invocation in state.invocations.values():
         invocation.spec = graph.steps[invocation.spec.name]
+    # What a step that is gone had used up of its recovery budget counts for nobody.
+    for lineage in _lineages(state):
+        lineage.recoveries = _still_counted(lineage.recoveries, graph)
     for fan_out in state.fan_outs.values():
         fan_out.served &= set(graph.steps)
+        for gathered in fan_out.gathered.values():
+            gathered.recoveries = _still_counted(gathered.recoveries, graph)
+    for key, buffer in state.buffers.items():
+        state.buffers[key] = CollectBuffer()
+        for event, recoveries in buffer.arrivals:
+            state.buffers[key].keep(event, _still_counted(recoveries, graph))
     tally = state.tally
     for step in [step for step in tally.finished if step not in graph.steps]:
         del tally.finished[step]
     for key in [key for key in tally.deeds if key[1] and key[1] not in graph.steps]:
         del tally.deeds[key]
+
+
+def _lineages(state: RunState) -> Iterator[Lineage]:
+    found = [invocation.lineage for invocation in state.invocations.values()]
+    found += [lineage for *_, lineage in state.delayed.values()]
+    found += [question.lineage for question in state.inputs.open.values()]
+    found += [fan_out.outer for fan_out in state.fan_outs.values()]
+    return (lineage for lineage in found if lineage is not None)
+
+
+def _still_counted(recoveries: Recoveries, graph: Graph) -> Recoveries:
+    return {step: count for step, count in recoveries.items() if step in graph.steps}

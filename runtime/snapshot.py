@@ -556,9 +556,7 @@ def _read_lineage(state: RunState, item: Any) -> Lineage | None:
 
 
 def _read_recoveries(graph: Graph, item: Any) -> Recoveries:
-    # What a step that is gone had used up counts for nobody.
-    counts = {_text(step): _count(count) for step, count in item.items()}
-    return {step: count for step, count in counts.items() if step in graph.steps}
+    return {_step(graph, step): _count(count) for step, count in item.items()}
 
 
 def _read_buffer_key(state: RunState, step: Any, buffer_id: Any) -> BufferKey:

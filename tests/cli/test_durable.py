@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -219,7 +220,9 @@ def test_an_answer_that_nobody_takes_waits_and_is_told() -> None:
     assert documents(done) == [{"answered": "one:1", "run_id": "one", "taken": False}]
     assert "Nobody holds the run at present: it is taken when a process runs that knows" in told(call("cancel", "one"))
     with holder():
-        pass
+        deadline = time.monotonic() + DEADLINE
+        while documents(call("runs", "--json"))[0]["status"] == "running":
+            assert time.monotonic() < deadline, "nobody took it"
     assert documents(call("runs", "--json"))[0]["status"] in ("completed", "cancelled")
 
 

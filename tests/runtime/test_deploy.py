@@ -511,6 +511,43 @@ def test_damaged_bytes_are_told_and_stop_nothing() -> None:
     assert [fault.place for fault in faults(store, Base)] == ["the checkpoint", f"stream offset {row.next_offset}"]
 
 
+def test_a_step_that_has_mended_something_may_go(make_store: Callable[[], RunStore]) -> None:
+    """What it had used up of its budget goes with it, from what is in hand, in a collection and in a fan-out."""
+
+    def version(mends: bool) -> type[Workflow]:
+        class Mended(Workflow):
+            @step
+            def begin(self, ev: StartEvent) -> list[Item]:
+                return [Item(n=n) for n in range(3)]
+
+            @step
+            def make(self, ctx: Context, ev: Item) -> Made:
+                if ev.n < 2:
+                    raise ValueError(ev.n)
+                return Made(n=ctx.ask(Ask(n=ev.n), Answer).n)
+
+            if mends:
+
+                @catch_error(for_steps=["make"])
+                def mend(self, ctx: Context, ev: StepFailedEvent) -> Made | Other:
+                    return Made(n=10) if ev.input_event.n else Other(n=1)
+
+            @step
+            def collect(self, ctx: Context, ev: Other) -> Made | None:
+                ctx.collect_events(ev, [Other, Other])
+                return None
+
+            @step
+            def gather(self, made: list[Made]) -> StopEvent:
+                return StopEvent(result=sorted(each.n for each in made))
+
+        return Mended
+
+    begun(make_store(), version(True))
+    assert faults(make_store(), version(False)) == []
+    assert end(make_store(), version(False), {"n": 3}) == [3, 10]
+
+
 def test_fewer_workers_than_are_at_work_do_no_harm(make_store: Callable[[], RunStore]) -> None:
     """What four workers had begun is replayed with four, and goes on with one."""
 
