@@ -233,10 +233,10 @@ def _move(state: RunState, graph: Graph) -> None:
         fan_out.served &= set(graph.steps)
         for gathered in fan_out.gathered.values():
             gathered.recoveries = _still_counted(gathered.recoveries, graph)
-    for key, buffer in state.buffers.items():
-        state.buffers[key] = CollectBuffer()
+    for place, buffer in state.buffers.items():
+        state.buffers[place] = CollectBuffer()
         for event, recoveries in buffer.arrivals:
-            state.buffers[key].keep(event, _still_counted(recoveries, graph))
+            state.buffers[place].keep(event, _still_counted(recoveries, graph))
     tally = state.tally
     for step in [step for step in tally.finished if step not in graph.steps]:
         del tally.finished[step]
