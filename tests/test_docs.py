@@ -7,8 +7,23 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from greenroom import (
+    Context,
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    Runtime,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    step,
+)
+from greenroom.codec import TypeRegistry, decode, encode, global_registry
+from greenroom.stores import SQLiteStore
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -70,6 +85,22 @@ class Report(Workflow):
 """
 
 
+class Old(Event):
+    price: float
+
+
+class Asks(Workflow):
+    @step
+    def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=ctx.ask(InputRequiredEvent(), HumanResponseEvent))
+
+
+class Changed(Workflow):
+    @step
+    def inquire(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=ctx.ask(InputRequiredEvent(), HumanResponseEvent))
+
+
 def blocks(page: str) -> list[str]:
     return BLOCK.findall((DOCS / page).read_text())
 
@@ -111,6 +142,32 @@ def test_the_tests_of_the_page_pass(pytester: pytest.Pytester) -> None:
         code.append(block if is_whole else two_at_once)
     pytester.makepyfile(TESTED + "\n\n".join(code))
     pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=len(code))
+
+
+def test_the_classes_of_the_page_read_what_was_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/deploy.md: an old invoice becomes a new one, a renamed class is found, and the check names the fault."""
+    monkeypatch.chdir(tmp_path)
+    check, upcast, renamed = blocks("deploy.md")
+    names: dict[str, Any] = {"__name__": "page", "Event": Event}
+    for block in (upcast, renamed):
+        exec(compile(block, "deploy.md", "exec", dont_inherit=True), names)
+    before, after = TypeRegistry(), TypeRegistry()
+    before.register(Old, name="shop:Invoice")
+    after.register(names["Invoice"], name="shop:Invoice")
+    new = decode(encode(Old(price=1.5), before), after)
+    assert new == names["Invoice"](cents=150, currency="EUR")
+    assert decode(encode(new, after), after) == new
+    assert global_registry.get("shop.billing:Invoice") is names["Receipt"]
+
+    with Runtime(store=SQLiteStore("runs.db")):
+        handler = Asks(workflow_name="orders").run(run_id="one")
+        while not handler.pending_inputs():
+            handler.exception(0) if handler.done() else None
+    names |= {"Orders": Changed(workflow_name="orders"), "Returns": Asks(workflow_name="returns")}
+    exec(compile(check, "deploy.md", "exec", dont_inherit=True), names)
+    assert capsys.readouterr().out.startswith("one invocation 0 ask StartEvent None step 'ask' is gone")
 
 
 def test_no_page_has_code_that_no_test_runs() -> None:
