@@ -10,19 +10,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from greenroom.errors import WorkflowRuntimeError
 from greenroom.events import Event
 from greenroom.facts import DeadLetter, Outcome
 from greenroom.ports import log_fields
 
-__all__ = ["AttemptEnd", "AttemptRecord", "Observer", "Observers", "RunRecord", "WaitEnd", "WaitRecord"]
+__all__ = ["AttemptEnd", "AttemptRecord", "Observer", "Observers", "RunParent", "RunRecord", "WaitEnd", "WaitRecord"]
 
 logger = logging.getLogger("greenroom.observer")
 
 AttemptEnd: TypeAlias = Literal["completed", "failed", "timed_out", "cancelled", "passivated"]
 WaitEnd: TypeAlias = Literal["answered", "expired", "withdrawn", "cancelled"]
+
+
+class RunParent(NamedTuple):
+    """The step that has begun a run within its own, by `ctx.run(...)`.
+
+    Attributes:
+        run: Its run.
+        step: Its name.
+        invocation: The number of the event's way through the step, over all attempts.
+    """
+
+    run: RunRecord
+    step: str
+    invocation: int
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +46,9 @@ class RunRecord:
     Attributes:
         run_id: Its id.
         workflow: The name of its workflow.
-        origin: The id of the run that it goes on from, as after a restore, however often; else its own.
+        origin: The id of the run that it goes on from, as after a restore, however often; else its own. That of a child
+            whose id begins with its parent's begins with its parent's origin.
+        parent: The step that has begun it within a run, or None.
         start_event: The event that began it; None if it goes on with unfinished work.
         started_at: When it began.
         ended_at: When it ended, or None.
@@ -43,6 +59,7 @@ class RunRecord:
     workflow: str
     origin: str
     started_at: float
+    parent: RunParent | None = None
     start_event: Event | None = None
     ended_at: float | None = None
     outcome: Outcome | None = None

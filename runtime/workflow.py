@@ -366,7 +366,7 @@ class Workflow:
         self, runtime: Runtime, state: RunState, fence: int = FIRST_FENCE, next_seq: int = 1
     ) -> RunSupervisor:
         parts = (runtime.dispatcher, state, self.function_of, contextvars.copy_context(), runtime.parking)
-        observers, keeper = self._observers(runtime, state.run_id), runtime.keeper
+        observers, keeper = self._observers(runtime), runtime.keeper
         supervisor: RunSupervisor
         if keeper is None:
             supervisor = ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
@@ -420,10 +420,10 @@ class Workflow:
         handler.finish(outcome)
         return handler
 
-    def _observers(self, runtime: Runtime, run_id: str) -> Observers:
+    def _observers(self, runtime: Runtime) -> Observers:
         observers = runtime.observers
         if self._verbose:
-            observers = observers.and_also(Verbose(run_id))
+            observers = observers.and_also(Verbose())
         log = run_log()
         return observers if log is None else observers.and_also(log)
 
