@@ -139,8 +139,9 @@ class Observer:
     A hook must not block and must not call into the run: most are called in the turn of the run's supervisor, on any
     thread, where the run stands still meanwhile. Hooks of one run come one at a time and in order, but for
     `step_started` and `step_ended`, which come from the threads of the bodies; those of one attempt come in order, and
-    where a body begins just as its run ends both may come after that. Hooks of several runs come at once. What a hook
-    raises is logged, the first time, and harms no run.
+    where a body begins just as its run ends both may come after that. Hooks of several runs come at once. A child
+    run is a run of its own that names its parent; it begins and ends within that. What a hook raises is logged, the
+    first time, and harms no run.
 
     Example:
         >>> from greenroom import Runtime, StartEvent, StopEvent, Workflow, step
@@ -164,7 +165,8 @@ class Observer:
     def run_started(self, run: RunRecord) -> None:
         """A run begins. In the supervisor's turn, within the context variables that all its bodies will have.
 
-        These are a copy of those of whoever called `run()`; what is set here is seen by every step.
+        These are a copy of those of whoever called `run()` or, for a child run, of the step that called `ctx.run()`;
+        what is set here is seen by every step.
         """
 
     def run_idle(self, run: RunRecord) -> None:

@@ -99,7 +99,8 @@ class Workflow:
         Args:
             timeout: Seconds that a run may be at work; time spent waiting for a person does not count. None: no limit.
             disable_validation: Skip the checks of the graph. The signatures are always checked.
-            verbose: Print what the steps do, or log it to `greenroom.verbose` where somebody listens.
+            verbose: Print what the steps do, those of child runs included, or log it to `greenroom.verbose` where
+                somebody listens. Of the outermost run alone it counts.
             num_concurrent_runs: How many runs of this object may go on at once; further ones wait. None: no limit.
             runtime: Where to run; None for that of the `with Runtime()` block around, or the default one.
             workflow_name: A name for messages and snapshots; by default the class's module and qualified name.
