@@ -157,6 +157,7 @@ class RunSupervisor(PooledActor):
         self._of_children: list[ChildEvent] = []
         self.exposed = False
         self._run_ended = False
+        self._step_class: type[StepActor] = StepActor
 
     def provide(self, manager: ResourceManager | None, make: Callable[[ResourceManager], RunResources]) -> None:
         """Say what the steps depend on, before the run begins.
@@ -262,14 +263,10 @@ class RunSupervisor(PooledActor):
     def _start_step(self, name: str, cast: Cast, supervisor: Ref) -> Ref:
         if cast.manager is not None and cast.resources is None:
             cast.resources = self._make_resources(cast.manager)
-        make = self._make_step if cast is self._cast else StepActor
-        actor = make(self.dispatcher, supervisor, name, cast, self._parking, self._root_id)
+        actor = self._step_class(self.dispatcher, supervisor, name, cast, self._parking, self._root_id)
         actor.watch(self.actor_ref)
         cast.steps[name] = actor.actor_ref
         return actor.actor_ref
-
-    def _make_step(self, *arguments: Any) -> StepActor:
-        return StepActor(*arguments)
 
     def _cancel_invocation(self, effect: CancelInvocation) -> None:
         self._cancel(effect, self._cast)

@@ -203,6 +203,7 @@ class ChildAsked:
         name: Tells the children of one run apart; a replay asks under the same name.
         cast: What runs the bodies of the child's steps; opaque to the core.
         watcher: Is answered the child's status as soon as it has ended; opaque to the core.
+        watch: Sees what happens to the child, where somebody observes its run; else None.
     """
 
     __slots__ = (
@@ -215,6 +216,7 @@ class ChildAsked:
         "on_stuck",
         "run_id",
         "timeout",
+        "watch",
         "watcher",
     )
 
@@ -241,6 +243,7 @@ class ChildAsked:
         self.on_stuck: OnStuck = on_stuck
         self.cast = cast
         self.watcher = watcher
+        self.watch: Any = None
 
 
 class ChildAwaited:

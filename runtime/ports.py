@@ -123,9 +123,10 @@ class Cast:
         manager: Holds the resources that the steps depend on; None if they depend on nothing.
         steps: The addresses of the step actors by name. Touched by the supervisor alone, as `resources` is.
         resources: What is open for the run.
+        watch: Hears of the begin and end of bodies, where somebody observes the run; else None.
     """
 
-    __slots__ = ("functions", "graph", "manager", "resources", "run_id", "steps", "variables")
+    __slots__ = ("functions", "graph", "manager", "resources", "run_id", "steps", "variables", "watch")
 
     def __init__(
         self,
@@ -142,6 +143,7 @@ class Cast:
         self.manager = manager
         self.steps: dict[str, Any] = {}
         self.resources: Any = None
+        self.watch: Any = None
 
 
 class HasGraph(Protocol):

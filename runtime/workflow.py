@@ -99,7 +99,8 @@ class Workflow:
         Args:
             timeout: Seconds that a run may be at work; time spent waiting for a person does not count. None: no limit.
             disable_validation: Skip the checks of the graph. The signatures are always checked.
-            verbose: Print what the steps do, or log it to `greenroom.verbose` where somebody listens.
+            verbose: Print what the steps do, those of child runs included, or log it to `greenroom.verbose` where
+                somebody listens. Of the outermost run alone it counts.
             num_concurrent_runs: How many runs of this object may go on at once; further ones wait. None: no limit.
             runtime: Where to run; None for that of the `with Runtime()` block around, or the default one.
             workflow_name: A name for messages and snapshots; by default the class's module and qualified name.
@@ -366,7 +367,7 @@ class Workflow:
         self, runtime: Runtime, state: RunState, fence: int = FIRST_FENCE, next_seq: int = 1
     ) -> RunSupervisor:
         parts = (runtime.dispatcher, state, self.function_of, contextvars.copy_context(), runtime.parking)
-        observers, keeper = self._observers(runtime, state.run_id), runtime.keeper
+        observers, keeper = self._observers(runtime), runtime.keeper
         supervisor: RunSupervisor
         if keeper is None:
             supervisor = ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
@@ -420,10 +421,10 @@ class Workflow:
         handler.finish(outcome)
         return handler
 
-    def _observers(self, runtime: Runtime, run_id: str) -> Observers:
+    def _observers(self, runtime: Runtime) -> Observers:
         observers = runtime.observers
         if self._verbose:
-            observers = observers.and_also(Verbose(run_id))
+            observers = observers.and_also(Verbose())
         log = run_log()
         return observers if log is None else observers.and_also(log)
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from greenroom.facts import Outcome, Responded, TimerKey
+from greenroom.facts import DeadLetter, Effect, Fact, Outcome, Responded, TimerKey
 from greenroom.waits import Wait
 
 if TYPE_CHECKING:
     from greenroom.graph import Graph
     from greenroom.run_state.state import RunState
 
-__all__ = ["Child"]
+__all__ = ["Child", "Watch"]
+
+
+class Watch(Protocol):
+    """Sees what happens to one run."""
+
+    def take(self, run: RunState, fact: Fact, now: float) -> list[Effect]:
+        """Have the run take a fact in, and return what is to be done."""
+        ...
+
+    def saw(self, effects: list[Effect]) -> None:
+        """See what has followed for the run from what befell its parent."""
+
+    def passed_on(self, letters: list[DeadLetter]) -> None:
+        """Hear what has become, among the dead letters of the run's parent, of those of the run."""
 
 
 class Child:
@@ -32,6 +46,7 @@ class Child:
         timers: The timers that are set for it.
         early: The answers of people that came while it was put away.
         watcher: Is answered its status at its end.
+        watch: Sees what happens to it, where somebody observes it; else None.
         lifted: How many of its own events, and of those of its children, have been lifted out.
         closed: How many of its questions the parent knows to be closed.
     """
@@ -51,6 +66,7 @@ class Child:
         "run_id",
         "timers",
         "waits",
+        "watch",
         "watcher",
     )
 
@@ -67,6 +83,7 @@ class Child:
         self.timers: set[TimerKey] = set()
         self.early: list[Responded] = []
         self.watcher: Any = None
+        self.watch: Watch | None = None
         self.lifted: tuple[int, int] = (0, 0)
         self.closed = 0
 
@@ -74,6 +91,11 @@ class Child:
     def is_at_rest(self) -> bool:
         """Whether it was put away, and its step has not come by its `ctx.run` again."""
         return self.run is not None and self.cast is None
+
+    def take(self, fact: Fact, now: float) -> list[Effect]:
+        """Have its state take a fact in, before the eyes of whoever watches it."""
+        assert self.run is not None
+        return self.run.apply(fact, now) if self.watch is None else self.watch.take(self.run, fact, now)
 
     def put_away(self) -> None:
         """Let go of what is of this life of its alone: it may go on in another."""

@@ -56,7 +56,7 @@ def child_asked(state: RunState, fact: ChildAsked, now: float, effects: list[Eff
     child.watcher = fact.watcher
     if child.cast is not None:
         return  # It goes on meanwhile.
-    child.cast, child.run_id = fact.cast, fact.run_id
+    child.cast, child.run_id, child.watch = fact.cast, fact.run_id, fact.watch
     if child.run is None:
         begin(state, child, fact, invocation, now, effects)
     else:
@@ -127,7 +127,7 @@ def apply(state: RunState, child: Child, fact: Fact, now: float, effects: list[E
         return
     if not changes_nothing(fact):
         state.touched[child.name] = None
-    lift(state, child, run.apply(fact, now), effects)
+    lift(state, child, child.take(fact, now), effects)
     mind_busy(state, child)
     if len(run.inputs.closed) > child.closed:
         child.closed = len(run.inputs.closed)

@@ -99,9 +99,12 @@ def close_child(state: RunState, child: Child, effects: list[Effect]) -> None:
 
 
 def _take_letters(state: RunState, child: Child, run: RunState) -> None:
-    for letter in all_dead_letters(run):
+    letters = all_dead_letters(run)
+    for letter in letters:
         state.bury(letter.event, f"in run '{child.run_id}': {letter.reason}", letter.step)
     run.dead_letters.clear()
+    if letters and child.watch is not None:
+        child.watch.passed_on(state.dead_letters[-len(letters) :])
 
 
 # -- the log -----------------------------------------------------------------------------------------------------------

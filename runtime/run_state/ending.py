@@ -146,15 +146,25 @@ def end_children(state: RunState, effects: list[Effect], *, for_good: bool) -> N
         if for_good:
             abandon(state, child, effects)
             continue
-        ended: list[Effect] = []
         error = WorkflowCancelledByUser(f"run '{child.run_id}' was put away with the one that began it")
-        end(run, Outcome("cancelled", WorkflowCancelledEvent(), error), ended)
-        lift(state, child, ended, effects)
+        end_child(state, child, Outcome("cancelled", WorkflowCancelledEvent(), error), effects)
         child.put_away()
     if for_good:
         state.children.clear()
     state.busy = 0
     state.touched.clear()
+
+
+def end_child(
+    state: RunState, child: Child, outcome: Outcome, effects: list[Effect], *, may_resume: bool = True
+) -> None:
+    """End a child that has not ended by itself, and pass on what follows."""
+    run, ended = child.run, list[Effect]()
+    assert run is not None
+    end(run, outcome, ended, may_resume=may_resume)
+    if child.watch is not None:
+        child.watch.saw(ended)
+    lift(state, child, ended, effects)
 
 
 def put_children_away(state: RunState) -> None:
@@ -181,9 +191,7 @@ def abandon(state: RunState, child: Child, effects: list[Effect], error: BaseExc
         end_children(run, effects, for_good=True)
         clear_work(run)
     else:
-        ended: list[Effect] = []
-        end(run, child.outcome, ended, may_resume=False)
-        lift(state, child, ended, effects)
+        end_child(state, child, child.outcome, effects, may_resume=False)
     close_child(state, child, effects)
 
 
@@ -200,6 +208,8 @@ def late_for_child(state: RunState, fact: ForChild, effects: list[Effect]) -> No
     child = state.children.get(fact.path[0])
     if child is not None and child.run is not None:
         apply_after_end(child.run, fact.inner(), effects)
+        if child.watch is not None:
+            child.watch.saw([])
     else:
         apply_after_end(state, fact.fact, effects)
 
