@@ -10,7 +10,7 @@ import inspect
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
@@ -104,7 +104,7 @@ def graph_of(value: Any) -> Graph | None:
     return graph if type(graph) is Graph else None
 
 
-def _is_class(value: Any) -> bool:
+def _is_class(value: Any) -> TypeGuard[type[Any]]:
     return issubclass(type(value), type)  # isinstance asks the value itself as well
 
 

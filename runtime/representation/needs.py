@@ -13,7 +13,7 @@ from pydantic.errors import PydanticUserError
 
 from greenroom.graph import Graph
 from greenroom.named import graph_of, graphs_named_in
-from greenroom.representation.body import parse
+from greenroom.representation.body import parse, value_of
 from greenroom.representation.nodes import (
     WorkflowChildNode,
     WorkflowGraphEdge,
@@ -143,11 +143,9 @@ def _kept_by_init(functions: Iterable[Any]) -> Mapping[str, list[Graph]]:
         tree = parse(function) if function.__name__ == "__init__" else None
         if tree is None:
             continue
-        variables = inspect.getclosurevars(function)
-        known = {**variables.globals, **variables.nonlocals}
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-                named = [known.get(part.id) for part in ast.walk(node.value) if isinstance(part, ast.Name)]
+                named = [value_of(function, part.id) for part in ast.walk(node.value) if isinstance(part, ast.Name)]
                 graphs = [graph for value in named if (graph := graph_of(value)) is not None]
                 for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                     if isinstance(target, ast.Attribute):

@@ -179,6 +179,28 @@ def test_a_proxy_that_a_step_names_is_not_asked_for_anything() -> None:
     Context.restore(workflow, handler.ctx.snapshot())
 
 
+def test_a_workflow_in_an_attribute_that_is_local_is_found() -> None:
+    """Also where another of the constructor's names has no value yet."""
+
+    class Helper(Workflow):
+        @step
+        def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+    class Main(Workflow):
+        def __init__(self) -> None:
+            super().__init__()
+            self.helper = Helper()
+            self.later = later
+
+        @step
+        def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=(ctx.run(self.helper).result(), self.later))
+
+    assert edges(Main.graph(), "runs") == [("one", "workflow:Helper")]
+    later = 1
+
+
 def test_a_workflow_that_runs_itself_is_a_loop() -> None:
     """As one that walks a tree does."""
 
