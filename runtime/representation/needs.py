@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import types
+import typing
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -168,7 +169,21 @@ def _key(dependency: Dependency) -> Hashable:
 
 
 def _type_name(annotation: Any) -> str | None:
-    return None if annotation is None else getattr(annotation, "__name__", None) or str(annotation)
+    return None if annotation is None else _written(annotation)
+
+
+def _written(hint: Any) -> str:
+    """Return a type as it is written, without modules and metadata."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _written(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_written, parts))
+    if hint is types.NoneType:
+        return "None"
+    name = getattr(origin or hint, "__name__", None) or str(hint)
+    is_generic = origin is not None and all(isinstance(part, type | types.GenericAlias) for part in parts)
+    return f"{name}[{', '.join(map(_written, parts))}]" if is_generic else name
 
 
 def schema_of(annotation: Any) -> dict[str, Any] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import pytest
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from greenroom import Context, Event, StartEvent, StopEvent, Workflow, WorkflowConfigurationError, step
 from greenroom.representation import (
@@ -16,6 +17,7 @@ from greenroom.representation import (
     WorkflowStepNode,
     get_workflow_representation,
 )
+from greenroom.resources import Resource
 from tests.support import drawn_flows as flows
 
 ALL = [flows.Linear, flows.Loop, flows.Fan, flows.ListFan, flows.People, flows.Caught, flows.Fails, flows.Faulty]
@@ -136,6 +138,27 @@ def test_resources_hang_on_the_steps_that_take_them() -> None:
     assert list(settings.config_schema["properties"]) == ["database", "size"]
     assert node(graph, "resource:<lambda>").scope == "invocation"
     assert not graph.filter_by_node_type("resource", "resource_config").to_mermaid().count("connect")
+
+
+@pytest.mark.parametrize(
+    ("hint", "name"),
+    [
+        (Annotated[flows.Database, Field(description="it")], "Database"),
+        (flows.Database | None, "Database | None"),
+        (dict[str, list[flows.Database]], "dict[str, list[Database]]"),
+        (Callable[[int], str], "Callable"),
+        (Any, "Any"),
+    ],
+)
+def test_the_type_of_a_resource_is_told_as_it_is_written(hint: Any, name: str) -> None:
+    """Without modules and metadata."""
+
+    class Takes(Workflow):
+        @step
+        def one(self, ev: StartEvent, it: Annotated[hint, Resource(flows.Database)]) -> StopEvent:
+            return StopEvent()
+
+    assert node(Takes.graph(), "resource:Database").type_name == name
 
 
 def test_workflows_that_steps_run_hang_on_them() -> None:
