@@ -70,6 +70,56 @@ class Report(Workflow):
 """
 
 
+# What the code of docs/deploy.md stands in: a run waits in a store for a step that new code does not have.
+DEPLOYED = """
+from greenroom import *
+from greenroom.codec import TypeRegistry, decode, encode, global_registry
+from greenroom.stores import SQLiteStore
+
+
+class Orders(Workflow):
+    @step
+    def ship(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=ctx.ask(InputRequiredEvent(), HumanResponseEvent).response)
+
+
+class Returns(Workflow):
+    @step
+    def take(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()
+
+
+with Runtime(store=SQLiteStore("runs.db")):
+    handler = Orders().run(run_id="order-17")
+    next(event for event in handler.stream_events() if isinstance(event, InputRequiredEvent))
+
+
+class Orders(Workflow):
+    @step
+    def send(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()
+
+
+{checked}
+print([run.run_id for run in report.broken])
+
+
+class Bill(Event):
+    price: float
+
+
+{invoice}
+{receipt}
+registry, today = TypeRegistry(), TypeRegistry()
+registry.register(Bill, name="shop:Invoice")
+today.register(Invoice, name="shop:Invoice")
+print(decode(encode(Bill(price=1.5), registry), today))
+named = TypeRegistry()
+named.register(Bill, name="shop.models:Bill")
+print(type(decode(encode(Bill(price=1.5), named), global_registry)).__name__)
+"""
+
+
 def blocks(page: str) -> list[str]:
     return BLOCK.findall((DOCS / page).read_text())
 
@@ -97,6 +147,22 @@ def test_the_resources_of_the_page_are_opened_and_replaced(tmp_path: Path, monke
     exec(compile(in_tests, "resources.md", "exec", dont_inherit=True), names)
     assert names["handler"].result(timeout=30) == ("Fake",)  # type: ignore[attr-defined]
     memory.close()
+
+
+def test_the_deploy_of_the_page_is_checked(tmp_path: Path) -> None:
+    """docs/deploy.md: a run that new code would break is told, and instances of older classes are read."""
+    checked, invoice, receipt = blocks("deploy.md")
+    program = DEPLOYED.replace("{checked}", checked).replace("{invoice}", invoice).replace("{receipt}", receipt)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=50
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "order-17 invocation 0 ship StartEvent None step 'ship' is gone, and has StartEvent in hand",
+        "['order-17']",
+        "cents=150 currency='EUR'",
+        "Receipt",
+    ]
 
 
 def test_the_tests_of_the_page_pass(pytester: pytest.Pytester) -> None:
