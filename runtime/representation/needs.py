@@ -6,14 +6,14 @@ import ast
 import inspect
 import types
 import typing
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from greenroom.graph import Graph
-from greenroom.named import graph_of, graphs_named_in
+from greenroom.named import graph_of, graphs_named_in, names_in
 from greenroom.representation.body import parse, value_of
 from greenroom.representation.nodes import (
     WorkflowChildNode,
@@ -130,7 +130,7 @@ def _run_by(function: Any, functions: tuple[Any, ...]) -> list[Graph]:
     found: dict[int, Graph] = {}
     todo = [function] if isinstance(function, types.FunctionType) else []
     for code in todo:
-        names = set(_names_in(inspect.unwrap(code).__code__))
+        names = set(names_in(inspect.unwrap(code).__code__))
         graphs = graphs_named_in(code) + [graph for name in names for graph in kept.get(name, ())]
         found.update((id(graph), graph) for graph in graphs)
         todo += [methods[name] for name in names if name in methods and methods[name] not in todo]
@@ -152,13 +152,6 @@ def _kept_by_init(functions: Iterable[Any]) -> Mapping[str, list[Graph]]:
                     if isinstance(target, ast.Attribute):
                         kept.setdefault(target.attr, []).extend(graphs)
     return kept
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
 
 
 def _key(dependency: Dependency) -> Hashable:
