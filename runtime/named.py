@@ -10,7 +10,7 @@ import inspect
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
@@ -32,7 +32,7 @@ from greenroom.events import (
 from greenroom.graph import Graph
 from greenroom.state import DictState
 
-__all__ = ["graph_of", "graphs_named_by", "graphs_named_in", "registry_for"]
+__all__ = ["graph_of", "graphs_named_by", "graphs_named_in", "names_in", "registry_for"]
 
 
 def registry_for(*graphs: Graph) -> TypeRegistry:
@@ -104,7 +104,7 @@ def graph_of(value: Any) -> Graph | None:
     return graph if type(graph) is Graph else None
 
 
-def _is_class(value: Any) -> bool:
+def _is_class(value: Any) -> TypeGuard[type[Any]]:
     return issubclass(type(value), type)  # isinstance asks the value itself as well
 
 
@@ -139,7 +139,7 @@ def _in_calls(function: types.FunctionType) -> Iterator[Any]:
 
 def _values_named_in(function: types.FunctionType) -> Iterator[Any]:
     """Return what a function's code names among its module's globals and in its closure."""
-    for name in set(_names_in(function.__code__)):
+    for name in set(names_in(function.__code__)):
         if name in function.__globals__:
             yield function.__globals__[name]
     for cell in function.__closure__ or ():
@@ -153,8 +153,9 @@ def _package(function: types.FunctionType) -> str:
     return (function.__module__ or "").partition(".")[0]
 
 
-def _names_in(code: types.CodeType) -> Iterator[str]:
+def names_in(code: types.CodeType) -> Iterator[str]:
+    """Return the names of globals, attributes and methods in some code, and in the functions within it."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
+            yield from names_in(constant)

@@ -16,7 +16,7 @@ from typing import Any
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
 from greenroom.steps import StepSpec, step_options
 
-__all__ = ["BodyFacts", "function_of", "parse", "read_body"]
+__all__ = ["BodyFacts", "function_of", "parse", "read_body", "value_of"]
 
 _MAX_DEPTH = 20  # of helpers that call helpers
 
@@ -249,11 +249,7 @@ class _Reader(ast.NodeVisitor):
 
     def _value(self, node: ast.expr | None) -> Any:
         if isinstance(node, ast.Name):
-            closure = zip(self._function.__code__.co_freevars, self._function.__closure__ or (), strict=True)
-            for name, cell in closure:
-                if name == node.id:
-                    return _content(cell)
-            return self._function.__globals__.get(node.id, self._local_names.get(node.id))
+            return value_of(self._function, node.id, self._local_names)
         if isinstance(node, ast.Attribute):
             owner = self._value(node.value)
             # Modules and classes only: an attribute of another object may be computed, and this runs no code.
@@ -283,8 +279,12 @@ def _argument(node: ast.Call, place: int, name: str) -> ast.expr | None:
     return next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
 
 
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None  # The variable has no value yet.
+def value_of(function: types.FunctionType, name: str, local_names: Mapping[str, Any] = {}) -> Any:
+    """Return what a name means in a function: a variable around it, a global, or one of `local_names`; else None."""
+    for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if free == name:
+            try:
+                return cell.cell_contents
+            except ValueError:
+                return None  # The variable has no value yet.
+    return function.__globals__.get(name, local_names.get(name))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 import types
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+import typing
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from greenroom.graph import Graph
-from greenroom.named import graph_of, graphs_named_in
-from greenroom.representation.body import parse
+from greenroom.named import graph_of, graphs_named_in, names_in
+from greenroom.representation.body import parse, value_of
 from greenroom.representation.nodes import (
     WorkflowChildNode,
     WorkflowGraphEdge,
@@ -129,7 +130,7 @@ def _run_by(function: Any, functions: tuple[Any, ...]) -> list[Graph]:
     found: dict[int, Graph] = {}
     todo = [function] if isinstance(function, types.FunctionType) else []
     for code in todo:
-        names = set(_names_in(inspect.unwrap(code).__code__))
+        names = set(names_in(inspect.unwrap(code).__code__))
         graphs = graphs_named_in(code) + [graph for name in names for graph in kept.get(name, ())]
         found.update((id(graph), graph) for graph in graphs)
         todo += [methods[name] for name in names if name in methods and methods[name] not in todo]
@@ -143,23 +144,14 @@ def _kept_by_init(functions: Iterable[Any]) -> Mapping[str, list[Graph]]:
         tree = parse(function) if function.__name__ == "__init__" else None
         if tree is None:
             continue
-        variables = inspect.getclosurevars(function)
-        known = {**variables.globals, **variables.nonlocals}
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-                named = [known.get(part.id) for part in ast.walk(node.value) if isinstance(part, ast.Name)]
+                named = [value_of(function, part.id) for part in ast.walk(node.value) if isinstance(part, ast.Name)]
                 graphs = [graph for value in named if (graph := graph_of(value)) is not None]
                 for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                     if isinstance(target, ast.Attribute):
                         kept.setdefault(target.attr, []).extend(graphs)
     return kept
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
 
 
 def _key(dependency: Dependency) -> Hashable:
@@ -170,7 +162,21 @@ def _key(dependency: Dependency) -> Hashable:
 
 
 def _type_name(annotation: Any) -> str | None:
-    return None if annotation is None else getattr(annotation, "__name__", None) or str(annotation)
+    return None if annotation is None else _written(annotation)
+
+
+def _written(hint: Any) -> str:
+    """Return a type as it is written, without modules and metadata."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _written(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_written, parts))
+    if hint is types.NoneType:
+        return "None"
+    name = getattr(origin or hint, "__name__", None) or str(hint)
+    is_generic = origin is not None and all(isinstance(part, type | types.GenericAlias) for part in parts)
+    return f"{name}[{', '.join(map(_written, parts))}]" if is_generic else name
 
 
 def schema_of(annotation: Any) -> dict[str, Any] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import pytest
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from greenroom import Context, Event, StartEvent, StopEvent, Workflow, WorkflowConfigurationError, step
 from greenroom.representation import (
@@ -16,6 +17,7 @@ from greenroom.representation import (
     WorkflowStepNode,
     get_workflow_representation,
 )
+from greenroom.resources import Resource
 from tests.support import drawn_flows as flows
 
 ALL = [flows.Linear, flows.Loop, flows.Fan, flows.ListFan, flows.People, flows.Caught, flows.Fails, flows.Faulty]
@@ -138,6 +140,27 @@ def test_resources_hang_on_the_steps_that_take_them() -> None:
     assert not graph.filter_by_node_type("resource", "resource_config").to_mermaid().count("connect")
 
 
+@pytest.mark.parametrize(
+    ("hint", "name"),
+    [
+        (Annotated[flows.Database, Field(description="it")], "Database"),
+        (flows.Database | None, "Database | None"),
+        (dict[str, list[flows.Database]], "dict[str, list[Database]]"),
+        (Callable[[int], str], "Callable"),
+        (Any, "Any"),
+    ],
+)
+def test_the_type_of_a_resource_is_told_as_it_is_written(hint: Any, name: str) -> None:
+    """Without modules and metadata."""
+
+    class Takes(Workflow):
+        @step
+        def one(self, ev: StartEvent, it: Annotated[hint, Resource(flows.Database)]) -> StopEvent:
+            return StopEvent()
+
+    assert node(Takes.graph(), "resource:Database").type_name == name
+
+
 def test_workflows_that_steps_run_hang_on_them() -> None:
     """Named by a step, by a method that it calls or by the constructor; and so with those that these run."""
     graph = flows.Parent.graph()
@@ -177,6 +200,28 @@ def test_a_proxy_that_a_step_names_is_not_asked_for_anything() -> None:
     with pytest.raises(RuntimeError, match="outside of a request"):
         handler.result(timeout=30)
     Context.restore(workflow, handler.ctx.snapshot())
+
+
+def test_a_workflow_in_an_attribute_that_is_local_is_found() -> None:
+    """Also where another of the constructor's names has no value yet."""
+
+    class Helper(Workflow):
+        @step
+        def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+    class Main(Workflow):
+        def __init__(self) -> None:
+            super().__init__()
+            self.helper = Helper()
+            self.later = later
+
+        @step
+        def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=(ctx.run(self.helper).result(), self.later))
+
+    assert edges(Main.graph(), "runs") == [("one", "workflow:Helper")]
+    later = 1
 
 
 def test_a_workflow_that_runs_itself_is_a_loop() -> None:

@@ -90,6 +90,15 @@ MODULES = {
     ("workflows.context.state_store", "greenroom.aio"): "DictState",
     ("workflows.testing", "greenroom.testing.aio"): "WorkflowTestRunner",
     ("workflows.testing.runner", "greenroom.testing.aio"): "WorkflowTestResult",
+    ("workflows.resource", "greenroom.resources"): "Resource ResourceConfig ResourceManager",
+    ("workflows.representation", "greenroom.representation"): (
+        "WorkflowEventNode WorkflowExternalNode WorkflowGenericNode WorkflowGraph WorkflowGraphEdge WorkflowNodeBase"
+        " WorkflowResourceConfigNode WorkflowResourceNode WorkflowStepNode get_workflow_representation"
+    ),
+    ("llama_index.utils.workflow", "greenroom.representation"): (
+        "draw_all_possible_flows draw_all_possible_flows_mermaid draw_most_recent_execution"
+        " draw_most_recent_execution_mermaid"
+    ),
 }
 
 
@@ -107,6 +116,7 @@ ABSENT = {
     "greenroom.retry": "ConstantDelayRetryPolicy ExponentialBackoffRetryPolicy",
     "greenroom.context": "JsonSerializer PickleSerializer",
     "greenroom.runtime": "BasicRuntime ExternalRunAdapter InternalRunAdapter",
+    "greenroom.representation": "draw_agent_with_tools draw_agent_workflow",
 }
 
 
