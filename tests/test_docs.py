@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -177,6 +178,18 @@ def test_the_tests_of_the_page_pass(pytester: pytest.Pytester) -> None:
         code.append(block if is_whole else two_at_once)
     pytester.makepyfile(TESTED + "\n\n".join(code))
     pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=len(code))
+
+
+def test_an_order_outlives_its_process(tmp_path: Path) -> None:
+    """docs/durability.md: the program is killed, and its second run goes on; each prints what the page says."""
+    page = (DOCS / "durability.md").read_text()
+    program, *_ = BLOCK.findall(page)
+    killed, went_on = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    for printed, code in ((killed, -signal.SIGKILL), (went_on, 0)):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert (done.stdout, done.stderr, done.returncode) == (printed, "", code)
 
 
 def test_no_page_has_code_that_no_test_runs() -> None:

@@ -10,6 +10,8 @@ question: the run is read, its body begun anew and replayed up to there, and the
 """
 
 # Annotations stay objects here, so that the classes inside the functions need no resolving.
+import asyncio
+import atexit
 import os
 import shutil
 import signal
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import quantiles
 from time import perf_counter, sleep
@@ -32,21 +34,21 @@ begin_runs(sys.argv[1], int(sys.argv[2]))
 """
 
 
-def two_steps(second: Callable[[], object]) -> type[Any]:
-    """Return a workflow of two steps, the second of which calls a function."""
+def two_steps(second: Callable[[], Awaitable[object]]) -> type[Any]:
+    """Return a workflow of two steps, the second of which awaits what a function returns."""
     from greenroom import Event, StartEvent, StopEvent, Workflow, step
 
     class Middle(Event):
         number: int
 
     class TwoSteps(Workflow):
-        @step(num_workers=1)
+        @step
         def first(self, ev: StartEvent) -> Middle:
             return Middle(number=ev.number)
 
         @step
-        def second(self, ev: Middle) -> StopEvent:
-            second()
+        async def second(self, ev: Middle) -> StopEvent:
+            await second()
             return StopEvent(result=ev.number)
 
     return TwoSteps
@@ -57,19 +59,23 @@ def begin_runs(path: str, count: int) -> None:
     from greenroom import Runtime
     from greenroom.stores import SQLiteStore
 
-    stand = threading.Event()
-    workflow = two_steps(stand.wait)
-    runtime = Runtime(store=SQLiteStore(path), idle_timeout=None)
-    made = workflow(timeout=None, runtime=runtime)
+    begun = threading.Semaphore(0)
+
+    async def stand() -> None:
+        begun.release()  # What the first step returned is committed, or this one would not have begun.
+        await asyncio.get_running_loop().create_future()
+
+    workflow = two_steps(stand)(timeout=None, runtime=Runtime(store=SQLiteStore(path), idle_timeout=None))
     for number in range(count):
-        made.run(number=number)
-    # Bodies stand in the second step as far as there are threads; of the others the first has ended, or is in line.
-    store = SQLiteStore(path)
-    store.open()
-    while sum(row.next_seq < 2 for row in store.runs(status="running", limit=count)):
-        sleep(0.05)
+        workflow.run(number=number)
+    for _ in range(count):
+        begun.acquire()
     print("begun", flush=True)
-    stand.wait()
+    threading.Event().wait()
+
+
+async def go_on() -> None:
+    """Let the second step end at once."""
 
 
 class Recover(Row):
@@ -88,7 +94,7 @@ class Recover(Row):
 
         left: dict[int, Path] = {}
         folder = Path(self.folder())
-        workflow = two_steps(lambda: None)
+        workflow = two_steps(go_on)
 
         def measure(count: int) -> float:
             if count not in left:
@@ -96,14 +102,15 @@ class Recover(Row):
             copy = folder / "copy.db"
             for ending in ("", "-wal"):
                 shutil.copyfile(f"{left[count]}{ending}", f"{copy}{ending}")
+            store = SQLiteStore(copy)
             began = perf_counter()
-            with Runtime(store=SQLiteStore(copy)) as runtime:
-                handlers = runtime.recover([workflow(timeout=None)])
+            with Runtime(store=store) as runtime:
+                runtime.recover([workflow(timeout=None)])
                 recovered = perf_counter() - began
-                assert len(handlers) == count
-                for handler in handlers:
-                    handler.result()
+                while runtime.runs:
+                    sleep(0.005)
                 ended = perf_counter() - began
+                assert len(store.runs(status="completed", limit=count)) == count
             self.notes["recover() seconds"] = recovered
             self.notes["runs a second"] = count / recovered
             return ended / count
@@ -113,8 +120,6 @@ class Recover(Row):
     @staticmethod
     def folder() -> str:
         """Return a folder that is removed at the end of the process."""
-        import atexit
-
         folder = tempfile.TemporaryDirectory(prefix="greenroom-bench-", ignore_cleanup_errors=True)
         atexit.register(folder.cleanup)
         return folder.name
@@ -158,18 +163,17 @@ class AnswerAtRest(Row):
 
         folder = Path(Recover.folder())
         runtime = Runtime(store=SQLiteStore(folder / "runs.db"), idle_timeout=0.05)
-        import atexit
-
         atexit.register(runtime.shutdown)
         workflow = Approve(timeout=None, runtime=runtime)
 
         def measure(count: int) -> float:
             for _ in range(count):
                 workflow.run()
-            while len(runtime.pending_inputs()) < count or runtime.runs:
+            while runtime.runs:  # Not pending_inputs(): who looks into a run keeps it awake.
                 sleep(0.01)
-            seconds = []
-            for question in runtime.pending_inputs():
+            questions, seconds = runtime.pending_inputs(), []
+            assert len(questions) == count
+            for question in questions:
                 began = perf_counter()
                 runtime.respond(question.input_id, {"response": "yes"})
                 resumed.acquire()
