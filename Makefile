@@ -1,4 +1,4 @@
-# Every target brings .venv up to date first; when it is, that takes a tenth of a second.
+# Every target brings .venv up to date first; when it is, that takes a quarter of a second.
 PYTHON ?= python3
 ARGS ?=
 VPY := .venv/bin/python

@@ -37,6 +37,7 @@ from greenroom.facts import (
     Failed,
     Finish,
     Finished,
+    ForChild,
     Inspect,
     OnceAsked,
     OnceDone,
@@ -60,6 +61,11 @@ logger = logging.getLogger("greenroom.journal")
 CHECKPOINT_BYTES = 64 * 1024
 IDLE = ("idle",)
 _AWAITED = (EventArrived, Responded, OnceDone)
+
+
+def _is_awaited(fact: Fact) -> bool:
+    """Return whether whoever told a fact waits for its commit."""
+    return isinstance(fact.fact if isinstance(fact, ForChild) else fact, _AWAITED)
 
 
 class Recorded(NamedTuple):
@@ -125,10 +131,11 @@ class JournalingRef(Ref):
         try:
             super().tell(self._recorded(message))
         except ContextSerdeError as error:
-            if type(message) is not Finished:
+            fact = message.fact if type(message) is ForChild else message
+            if type(fact) is not Finished:
                 raise
-            failed = Failed(message.invocation, message.attempt, error, self.actor.dispatcher.wall_time())
-            super().tell(self._recorded(failed))
+            failed = Failed(fact.invocation, fact.attempt, error, self.actor.dispatcher.wall_time())
+            super().tell(self._recorded(ForChild(message.path, failed) if fact is not message else failed))
 
     def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
         """Send a fact and wait for the answer, which comes when the fact is committed."""
@@ -220,6 +227,10 @@ class DurableSupervisor(RunSupervisor):
         """An address that encodes the facts that it is told."""
         return JournalingRef(self, self._registry)
 
+    def checkpoint_first(self) -> None:
+        """Take a checkpoint with the first commit: what was journaled before was of another graph."""
+        self._checkpoint_due = True
+
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def on_receive(self, message: Any) -> None:
@@ -281,7 +292,9 @@ class DurableSupervisor(RunSupervisor):
                 self._end_here(self._shutdown, at_once=False)
             elif self._state.timeout is None:
                 self._mind_idleness(self._now())  # With a timeout the delay is part of the time that it takes.
-        if self._records or self._taken or self._events or self._asks_store:
+        # What nobody waits for is gathered while a commit is under way.
+        at_once = self._ledger.is_sync or self._urgent or self._asks_store or not self._held
+        if at_once and (self._records or self._taken or self._events or self._asks_store):
             self._ask_commit()
         elif self._turn_effects:
             # Nothing of the turn is for the journal: what follows from it waits for the commits before it.
@@ -328,7 +341,7 @@ class DurableSupervisor(RunSupervisor):
             record = pack_record(now, data)
             self._records.append(record)
             self._journal_bytes += len(record)
-            self._urgent = self._urgent or isinstance(fact, _AWAITED)
+            self._urgent = self._urgent or _is_awaited(fact)
             self._note(effects, now)
         if known:
             self._note(effects, now)
@@ -345,7 +358,7 @@ class DurableSupervisor(RunSupervisor):
             self._turn_effects += effects
         else:
             # What somebody waits for, who may tell it outside, is held; all else goes on.
-            awaited = isinstance(fact, _AWAITED) or (type(fact) is OnceAsked and self._asks_store)
+            awaited = _is_awaited(fact) or (type(fact) is OnceAsked and self._asks_store)
             self._turn_effects += [e for e in effects if (awaited and type(e) is Answer) or type(e) is Finish]
             self._obey([e for e in effects if not ((awaited and type(e) is Answer) or type(e) is Finish)])
 
@@ -360,7 +373,9 @@ class DurableSupervisor(RunSupervisor):
     def _only_waits(self) -> bool:
         """Whether nothing is queued or in flight, so that only the outside or a timer can go on: a retry's as well."""
         state = self._state
-        return state.outcome is None and len(state.invocations) == state.parked + self._retrying
+        if state.outcome is not None or state.children or not self._retrying:
+            return state.is_quiet
+        return len(state.invocations) == state.parked + self._retrying
 
     def _note(self, effects: list[Effect], now: float) -> None:
         """Note what the store is to know of what follows from a fact."""
@@ -404,7 +419,10 @@ class DurableSupervisor(RunSupervisor):
             commit.status = outcome.status
             commit.result = encode([outcome.event, outcome.error], self._registry)
             commit.reason = None if outcome.error is None else repr(outcome.error)
-        elif self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes):
+        elif not state.children and (
+            self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes)
+        ):
+            # While it has children the journal tells of them: a checkpoint of bodies at work is of one run.
             commit.snapshot = self._take_checkpoint()
         self._records, self._events, self._opened, self._taken = [], [], [], []
         effects, self._turn_effects = self._turn_effects, []
@@ -439,13 +457,14 @@ class DurableSupervisor(RunSupervisor):
 
     def _mind_idleness(self, now: float) -> None:
         """Set the time at which a run that does nothing leaves memory."""
-        if self._ledger.idle_timeout is not None and self._state.outcome is None and not self._detached:
+        may_rest = self._state.outcome is None and not self._state.children and not self._detached
+        if self._ledger.idle_timeout is not None and may_rest:
             self._set_timer(SetTimer(IDLE, now + self._ledger.idle_timeout))
 
     def _rest(self) -> None:
         """Put the run to rest in the store, if it still does nothing."""
         state = self._state
-        if not self._only_waits or self._run_ended or self._detached:
+        if not self._only_waits or state.children or self._run_ended or self._detached:
             return
         if self._held or self._records or self._turn_effects or self._asks_store:
             return  # It is idle again when that is committed.
@@ -477,8 +496,8 @@ class DurableSupervisor(RunSupervisor):
             self.dispatcher.drop_timer(timer)
         self._timers.clear()
         self._run_ended = True
-        if self.resources is not None:
-            self.resources.end()  # It is woken with others, here or elsewhere.
+        if self._cast.resources is not None:
+            self._cast.resources.end()  # It is woken with others, here or elsewhere.
         late, self._late = self._late, []
         self._ledger.rested(self._state.run_id, self._state.published, late)
         self.stop()

@@ -61,6 +61,29 @@ class _FlushDue(NamedTuple):
     pass
 
 
+class _Transaction(Unlimited):
+    """A group commit. It is reported after the body, so that what follows from it may stay on the thread."""
+
+    label = "greenroom-journal"
+
+    def __init__(self, ref: Ref, store: RunStore, batch: list[CommitAsked]) -> None:
+        super().__init__(self._commit)
+        self._ref = ref
+        self._store = store
+        self._end = _Flushed(batch, None, None)
+
+    def _commit(self) -> None:
+        batch = self._end.batch
+        try:
+            self._end = _Flushed(batch, self._store.commit([asked.commit for asked in batch]), None)
+        except BaseException as error:
+            # The journal tries again.
+            self._end = _Flushed(batch, None, error)
+
+    def report(self) -> None:
+        self._ref.tell(self._end)
+
+
 class JournalActor(PooledActor):
     """Commits for the supervisors of a runtime. What the store fails to do is tried again until it is done."""
 
@@ -70,11 +93,12 @@ class JournalActor(PooledActor):
         Args:
             dispatcher: Gives threads to the transactions.
             store: Where to commit.
-            flush_interval: Seconds for which commits that nobody waits for are gathered.
+            flush_interval: Seconds within which a fact that nobody waits for is committed.
         """
         super().__init__(dispatcher)
         self._store = store
-        self._flush_interval = flush_interval
+        # Half is for the commit of its run that a fact may find under way.
+        self._gather_seconds = flush_interval / 2
         self._waiting: list[CommitAsked] = []
         self._flushing = False
         self._urgent = False
@@ -114,20 +138,12 @@ class JournalActor(PooledActor):
         elif self._urgent:
             self._begin()
         else:
-            self._set_timer(self._flush_interval)
+            self._set_timer(self._gather_seconds)
 
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
         self._flushing, self._urgent = True, bool(self._waiters)
-        store, ref = self._store, self.actor_ref
-
-        def flush() -> None:
-            try:
-                ref.tell(_Flushed(batch, store.commit([asked.commit for asked in batch]), None))
-            except Exception as error:
-                ref.tell(_Flushed(batch, None, error))
-
-        self.dispatcher.execute(Unlimited(flush))
+        self.dispatcher.execute(_Transaction(self.actor_ref, self._store, batch))
 
     def _take_end(self, end: _Flushed) -> None:
         self._flushing = False

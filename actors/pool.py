@@ -295,6 +295,7 @@ class PoolDispatcher:
                     except Exception:
                         logger.exception("a callback failed", extra=log_fields())
                     lane.open = True
+                    callback.report()
         finally:
             here.lane = outer
             for actor in lane.queue:
@@ -448,24 +449,41 @@ class PoolDispatcher:
             body.report()
             while turns:
                 turns.popleft().run_turn()
-            body = self._next_body() if lane.in_limited_body and self._inlet.empty() else None
+            body = self._next_body(lane) if self._inlet.empty() else None
         with self._lock:
             self._awake += 1
-            if lane.in_limited_body:
-                self._running -= 1
-                lane.in_limited_body = False
+            self._leave_place(lane)
 
-    def _next_body(self) -> Body | None:
-        """Take a body in the place of one that has ended, if it was one of `max_threads` places."""
-        if self._running > self._max_threads:
-            return None  # Bodies that had waited fill more.
+    def _next_body(self, lane: _Lane) -> Body | None:
+        """Take the body that follows from the end of one, if there is a place for it."""
+        body: Body
         try:
-            body = self._bodies.popleft()
+            if self._unlimited:
+                body = self._unlimited.popleft()
+                with self._lock:
+                    self._leave_place(lane)
+            elif lane.in_limited_body:
+                if self._running > self._max_threads:
+                    return None  # Bodies that had waited fill more.
+                body = self._bodies.popleft()
+            else:
+                with self._lock:
+                    if self._running >= self._max_threads:
+                        return None
+                    body = self._bodies.popleft()
+                    self._running += 1
+                    lane.in_limited_body = True
         except IndexError:
-            return None
+            return None  # None is there, or another worker was quicker.
         if self._bodies or self._unlimited:
             self._wake_for_bodies()
         return body
+
+    def _leave_place(self, lane: _Lane) -> None:
+        """Give up the place among limited bodies, if it has one. The lock is held."""
+        if lane.in_limited_body:
+            self._running -= 1
+            lane.in_limited_body = False
 
     def _can_take_body(self) -> bool:
         """Whether a body waits that may run now. The lock is held."""

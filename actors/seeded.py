@@ -455,6 +455,7 @@ def _call_back(body: Unlimited) -> None:
         body.run()
     except BaseException:
         logger.exception("a callback failed", extra=log_fields())
+    body.report()
 
 
 def _nobody_to_tell(call: Call) -> None:

@@ -10,25 +10,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dis
 import os
-import traceback
+import sys
 from collections.abc import Callable
-from contextvars import Context as Variables
 from datetime import datetime
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.parking import Parking
-from greenroom.actors.resources import RunResources
 from greenroom.actors.stream import await_reply
 from greenroom.collect import Gather, Join
 from greenroom.context import AsyncContext, Context, ContextCore
 from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
-from greenroom.facts import CancelInvocation, Failed, Finished, PassivateAsked, StartInvocation, WaitAsked
+from greenroom.facts import (
+    CancelInvocation,
+    ChildAsked,
+    ChildAwaited,
+    Failed,
+    Finished,
+    PassivateAsked,
+    StartInvocation,
+    WaitAsked,
+)
 from greenroom.graph import Graph
-from greenroom.ports import current_step, log_fields, step_has_ended
+from greenroom.ports import Cast, current_step, log_fields, step_has_ended
 from greenroom.steps import StepSpec
 
 if TYPE_CHECKING:
@@ -41,39 +50,30 @@ class StepActor(PooledActor):
     """Starts and cancels the bodies of one step of one run."""
 
     def __init__(
-        self,
-        dispatcher: Dispatcher,
-        supervisor: Ref,
-        spec: StepSpec,
-        function: Callable[..., Any],
-        graph: Graph,
-        run_id: str,
-        variables: Variables,
-        parking: Parking,
-        resources: RunResources | None = None,
+        self, dispatcher: Dispatcher, supervisor: Ref, name: str, cast: Cast, parking: Parking, root_id: str
     ) -> None:
         """Make the actor.
 
         Args:
             dispatcher: Gives threads to the bodies.
             supervisor: Is told how they end.
-            spec: The step.
-            function: The step's function, bound to its workflow.
-            graph: The workflow's graph.
-            run_id: The run's id.
-            variables: The context variables of whoever called `run()`.
+            name: The name of the step.
+            cast: The run that it is a step of.
             parking: Where bodies that wait are counted.
-            resources: What the run's steps depend on, if this step does on anything.
+            root_id: The id of the run that was begun from outside: this one, or the one around it.
         """
         super().__init__(dispatcher)
         self.supervisor = supervisor
-        self.spec = spec
-        self.graph = graph
-        self.run_id = run_id
-        self.label = f"{run_id}/{spec.name}"
-        self.variables = variables
+        self.graph = cast.graph
+        spec = self.spec = cast.graph.steps[name]
+        self.run_id = cast.run_id
+        self.root_id = root_id
+        self.label = f"{cast.run_id}/{name}"
+        self.variables = cast.variables
         self.parking = parking
+        function, resources = cast.functions(name), cast.resources
         if resources is not None and spec.dependencies:
+            variables = cast.variables
             self.call = resources.caller(spec, lambda values: _binder(spec, partial(function, **values)), variables)
         else:
             self.call = _binder(spec, function)
@@ -124,10 +124,30 @@ def _let_go(error: BaseException) -> None:
         current = pending.pop()
         if current is not None and id(current) not in seen:
             seen.add(id(current))
-            traceback.clear_frames(current.__traceback__)
+            trace = current.__traceback__
+            while trace is not None:
+                _clear(trace.tb_frame)
+                trace = trace.tb_next
             pending += [current.__cause__, current.__context__]
             if isinstance(current, BaseExceptionGroup):
                 pending += current.exceptions
+
+
+_YIELD = dis.opmap["YIELD_VALUE"]
+
+
+def _clear(frame: FrameType) -> None:
+    """Clear a frame that has ended, and no other.
+
+    An error may be raised in many places, as that of a run is for each that waits for its result, and its traceback
+    then holds the frames of all. Among them may be a coroutine that has caught it and stands at an await since. Up to
+    Python 3.12 clearing its frame would close it, and its task would wait for ever; such a frame stands at a yield.
+    """
+    clear, code = frame.clear, frame.f_code.co_code
+    with contextlib.suppress(RuntimeError):  # It runs, or is known to stand at an await.
+        # Nothing is called between the look and the clearing, so no other thread comes in between.
+        if sys.version_info >= (3, 13) or code[frame.f_lasti] != _YIELD:
+            clear()
 
 
 class _Body:
@@ -136,6 +156,7 @@ class _Body:
     __slots__ = (
         "_actor",
         "_context",
+        "_has_children",
         "_names",
         "attempt",
         "cancelled",
@@ -151,6 +172,7 @@ class _Body:
         self._actor = actor
         self._context: Any = None
         self._names: dict[str, int] | None = None
+        self._has_children = False
         self.label = actor.label
         self.supervisor = actor.supervisor
         self.invocation = start.invocation
@@ -171,6 +193,8 @@ class _Body:
             if type(event) is list:
                 event = event.copy()  # The step may hold on to its own, and change it.
             actor.spec.check_return(event)
+            if self._has_children:
+                self.wait(self._join())
             self.fact = Finished(self.invocation.number, self.attempt, event)
         except BaseException as error:
             # Whatever a step raises is data: it is told to the supervisor and raised where the result is asked for.
@@ -218,6 +242,10 @@ class _Body:
         _let_go(error)
         self.fact = Failed(self.invocation.number, self.attempt, error, self._actor.dispatcher.wall_time())
 
+    def _join(self) -> ChildAwaited:
+        """Return the wait for the children that the step has not asked after: it ends when they have."""
+        return ChildAwaited(self.invocation.number, self.attempt, None)
+
     def forked(self) -> None:
         """Refuse everything from now on: this is a forked child, and the run is its parent's."""
         self.supervisor = _InParent(self.supervisor.actor)
@@ -233,6 +261,11 @@ class _Body:
     def run_id(self) -> str:
         """The run's id."""
         return self._actor.run_id
+
+    @property
+    def root_id(self) -> str:
+        """The id of the run that was begun from outside: this one, or the one around it."""
+        return self._actor.root_id
 
     @property
     def is_running(self) -> bool:
@@ -261,12 +294,12 @@ class _Body:
             raise step_has_ended(self)
         return self.supervisor.ask(fact)
 
-    def wait(self, fact: WaitAsked) -> Any:
+    def wait(self, fact: WaitAsked | ChildAwaited) -> Any:
         """Hand a wait to the supervisor and block for its end, as one of those that are parked."""
         with self._actor.parking.parked(self):
             return self.ask(fact)
 
-    async def wait_async(self, fact: WaitAsked) -> Any:
+    async def wait_async(self, fact: WaitAsked | ChildAwaited) -> Any:
         """Hand a wait to the supervisor and await its end. A coroutine that waits costs no thread."""
         return await self.ask_async(fact)
 
@@ -275,6 +308,11 @@ class _Body:
         names = self._names = self._names if self._names is not None else {}
         names[name] = names.get(name, -1) + 1
         return names[name]
+
+    def begin_child(self, fact: ChildAsked) -> None:
+        """Hand over a run that the step begins within its own."""
+        self._has_children = True
+        self.supervisor.tell(fact)
 
     def passivate(self) -> None:
         """Have the body unwound, so that its thread is free. Called by the parking."""
@@ -337,6 +375,8 @@ class _AsyncBody(_Body):
                 if type(event) is list:
                     event = event.copy()
                 self._actor.spec.check_return(event)
+                if self._has_children:
+                    await self.wait_async(self._join())
                 self.fact = Finished(self.invocation.number, self.attempt, event)
         except BaseException as error:
             self._note_failure(error)

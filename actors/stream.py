@@ -1,7 +1,8 @@
 """The stream of a run: published events with gap-free offsets, read by any number of subscribers.
 
 `StreamLog` is written by the stream actor's turn alone and read by any thread. It only grows, and it is written in this
-order: internal events, events, the end. A reader looks in the opposite order, so what it sees is always whole.
+order: internal events, events of children, events, the end. A reader looks in the opposite order, so what it
+sees is always whole.
 """
 
 from __future__ import annotations
@@ -14,27 +15,37 @@ from typing import Any, NamedTuple
 from greenroom.actors.base import PooledActor, Ref, Reply
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.events import Event
-from greenroom.run_state import Note, read_note
+from greenroom.run_state import Note, of_child, read_note
 
-__all__ = ["MoreAsked", "Published", "StreamActor", "StreamLog", "Subscription", "await_reply", "settle"]
+__all__ = ["ChildEvent", "MoreAsked", "Published", "StreamActor", "StreamLog", "Subscription", "await_reply", "settle"]
 
 
 _SWEEP_FROM = 64
+
+
+class ChildEvent(NamedTuple):
+    """An event that a child has published, with the offset of the run's own event that comes after it."""
+
+    offset: int
+    run_id: str
+    event: Event
 
 
 class Published(NamedTuple):
     """What a turn of the supervisor published."""
 
     notes: list[Note]
+    of_children: list[ChildEvent]
     events: list[Event]
     ended: bool
 
 
 class MoreAsked(NamedTuple):
-    """A reader has read `events` and `notes` and asks to be answered when there is more, or an end."""
+    """A reader has read this much and asks to be answered when there is more, or an end. -1: it does not read those."""
 
     events: int
     notes: int
+    of_children: int = -1
 
 
 class StreamLog:
@@ -43,16 +54,18 @@ class StreamLog:
     Attributes:
         first_offset: The offset of the first event in `events`.
         events: The events, in order.
-        notes: The internal events, not yet built, with the offset at which each belongs.
+        of_children: The events of the run's children, in order.
+        notes: The internal events, not yet built, with how many events, and events of children, came before each.
         ended: Whether there will be no more.
     """
 
-    __slots__ = ("ended", "events", "first_offset", "notes")
+    __slots__ = ("ended", "events", "first_offset", "notes", "of_children")
 
     def __init__(self, first_offset: int = 0) -> None:
         self.first_offset = first_offset
         self.events: list[Event] = []
         self.notes: list[Note] = []
+        self.of_children: list[ChildEvent] = []
         self.ended = False
 
 
@@ -74,6 +87,7 @@ class StreamActor(PooledActor):
         """Append what was published."""
         log = self._log
         log.notes.extend(message.notes)
+        log.of_children.extend(message.of_children)
         log.events.extend(message.events)
         if message.ended:
             log.ended = True
@@ -87,6 +101,7 @@ class StreamActor(PooledActor):
             or log.ended
             or len(log.events) > message.events
             or (message.notes >= 0 and len(log.notes) > message.notes)
+            or (message.of_children >= 0 and len(log.of_children) > message.of_children)
         ):
             reply.set(None)
         else:
@@ -117,7 +132,11 @@ class StreamActor(PooledActor):
 
 
 class Subscription:
-    """One reader's place in a stream. Iterate it with `for` or `async for`, from one thread or task at a time."""
+    """One reader's place in a stream. Iterate it with `for` or `async for`, from one thread or task at a time.
+
+    Attributes:
+        run_id: The id of the child that published the event which was read last; None for the run itself.
+    """
 
     def __init__(
         self,
@@ -128,8 +147,10 @@ class Subscription:
         after: int,
         expose_internal: bool,
         earlier: Sequence[Event] = (),
+        include_children: bool = False,
         notes_read: int = 0,
-        moved: Callable[[int, int], None] | None = None,
+        of_children_read: int = 0,
+        moved: Callable[[int, int, int], None] | None = None,
         refuse: Callable[[], None] | None = None,
         refuse_async: Callable[[], None] | None = None,
     ) -> None:
@@ -142,8 +163,11 @@ class Subscription:
             after: The offset after which to begin; -1 for the start.
             expose_internal: Whether to read internal events as well.
             earlier: The events after that offset which come before the log's first one.
+            include_children: Whether to read events of children as well.
             notes_read: How many internal events were read before.
-            moved: Told, with each event, the offset of the last one and how many internal ones were read (-1: not any).
+            of_children_read: How many events of children were read before.
+            moved: Told, with each event, the offset of the last one and how many internal ones and events of children
+                were read (-1: not any).
             refuse: Raises if the calling thread must not block.
             refuse_async: Raises if the calling task must not wait.
         """
@@ -153,6 +177,10 @@ class Subscription:
         self._dispatcher = dispatcher
         self._next = self._start = max(0, after + 1 - log.first_offset)
         self._next_note = notes_read if expose_internal else -1
+        # Read also where only internal events are wanted, which have their places among them.
+        self._next_of_child = of_children_read if include_children or expose_internal else -1
+        self._include_children = include_children
+        self.run_id: str | None = None
         self._moved = moved
         self._refuse = refuse
         self._refuse_async = refuse_async
@@ -189,29 +217,54 @@ class Subscription:
         log = self._log
         if self._earlier:
             if self._moved is not None:
-                self._moved(log.first_offset - len(self._earlier), -1)
+                self._moved(log.first_offset - len(self._earlier), -1, -1)
             return self._earlier.popleft(), False
         ended = log.ended  # looked at first: once it is set, nothing more is appended
-        following = self._next
         available = len(log.events)
-        while 0 <= self._next_note < len(log.notes):
-            note = log.notes[self._next_note]
-            if note[0] - log.first_offset > following:
-                break
-            self._next_note += 1
-            if note[0] - log.first_offset >= self._start:
-                if self._moved is not None:
-                    self._moved(following - 1 + log.first_offset, self._next_note)
-                return read_note(note), ended
+        if self._next_of_child >= 0:
+            aside = self._read_aside()
+            if aside is not None:
+                return aside, ended
+        following = self._next
         if following < available:
             self._next = following + 1
-            if self._moved is not None:
-                self._moved(following + log.first_offset, self._next_note)
+            self.run_id = None
+            self._tell_moved()
             return log.events[following], ended
         return None, ended
 
+    def _read_aside(self) -> Event | None:
+        """Read what comes before the next of the run's own events: internal events, and events of children."""
+        log = self._log
+        following = self._next + log.first_offset
+        while True:
+            if 0 <= self._next_note < len(log.notes):
+                note = log.notes[self._next_note]
+                if note[0][0] <= following and note[0][1] <= self._next_of_child:
+                    self._next_note += 1
+                    self.run_id = note[2] if note[1] is of_child else None
+                    if note[0][0] >= self._start + log.first_offset and (self.run_id is None or self._include_children):
+                        self._tell_moved()
+                        return read_note(note)
+                    continue
+            if self._next_of_child < len(log.of_children):
+                offset, run_id, event = log.of_children[self._next_of_child]
+                if offset <= following:
+                    self._next_of_child += 1
+                    if offset >= self._start + log.first_offset and self._include_children:
+                        self.run_id = run_id
+                        self._tell_moved()
+                        return event
+                    continue
+            return None
+
+    def _tell_moved(self) -> None:
+        if self._moved is not None:
+            of_children = self._next_of_child if self._include_children else -1
+            self._moved(self._next - 1 + self._log.first_offset, self._next_note, of_children)
+
     def _ask_more(self) -> Reply:
-        reply: Reply = self._stream.ask(MoreAsked(self._next, self._next_note), block=False)
+        reply: Reply = self._stream.ask(MoreAsked(self._next, self._next_note, self._next_of_child), block=False)
         return reply
 
 

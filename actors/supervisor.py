@@ -17,7 +17,7 @@ from greenroom.actors.dispatcher import Dispatcher, Timer
 from greenroom.actors.parking import Parking
 from greenroom.actors.resources import RunResources
 from greenroom.actors.step import StepActor
-from greenroom.actors.stream import Published, StreamActor, StreamLog
+from greenroom.actors.stream import ChildEvent, Published, StreamActor, StreamLog
 from greenroom.errors import GreenroomError, WorkflowRuntimeError
 from greenroom.events import Event
 from greenroom.facts import (
@@ -35,6 +35,8 @@ from greenroom.facts import (
     Fact,
     Finish,
     Finished,
+    ForChild,
+    FromChild,
     Inspect,
     Outcome,
     Publish,
@@ -47,7 +49,8 @@ from greenroom.facts import (
     TimerKey,
     WaitAsked,
 )
-from greenroom.ports import log_fields
+from greenroom.ports import Cast, log_fields
+from greenroom.resources import ResourceManager
 from greenroom.run_state import RunState, failed_outcome
 from greenroom.waits import OpenInput
 
@@ -63,6 +66,30 @@ class TimerDue(NamedTuple):
 
 class ExposeInternal(NamedTuple):
     """Asks that internal events go to the stream, from the oldest that is still kept."""
+
+
+class ChildRef(Ref):
+    """The address of a run's supervisor for the steps of a child: what they tell and ask bears the child's path.
+
+    It is equal to the address of the supervisor, since it is the same actor that it leads to.
+    """
+
+    def __init__(self, supervisor: Ref, path: tuple[str, ...]) -> None:
+        super().__init__(supervisor.actor)
+        self._supervisor = supervisor
+        self._path = path
+
+    def tell(self, message: Any) -> None:
+        """Send a fact of the child."""
+        self._supervisor.tell(ForChild(self._path, message))
+
+    def tell_control(self, message: Any) -> None:
+        """Send a fact of the child on the control lane."""
+        self._supervisor.tell_control(ForChild(self._path, message))
+
+    def ask(self, message: Any, *, block: bool = True, timeout: float | None = None) -> Any:
+        """Send a fact of the child and wait for the answer."""
+        return self._supervisor.ask(ForChild(self._path, message), block=block, timeout=timeout)
 
 
 class Finisher(Protocol):
@@ -89,7 +116,6 @@ class RunSupervisor(PooledActor):
         log: The run's stream, to be read.
         stream: The stream's actor.
         finisher: Is told the outcome. Set before the run begins.
-        resources: What the steps depend on, if they do on anything. Set before the run begins.
         exposed: Whether internal events go to the stream. It may be set before the run begins; later, `ExposeInternal`
             does so.
     """
@@ -106,7 +132,7 @@ class RunSupervisor(PooledActor):
 
         Args:
             dispatcher: Gives turns, threads and time.
-            state: The run.
+            state: The run; its children are in it.
             functions: Returns the function of a step by its name, bound to the workflow.
             variables: The context variables of whoever called `run()`.
             parking: Where bodies that wait are counted.
@@ -117,19 +143,31 @@ class RunSupervisor(PooledActor):
         self._now = dispatcher.now
         self._clock_offset = 0.0  # how far the run's clock is ahead of the dispatcher's, in seconds
         self._state = state
-        self._functions = functions
-        self._variables = variables
         self._parking = parking
-        self.resources: RunResources | None = None
+        self._cast = Cast(state.graph, state.run_id, functions, variables)
+        self._steps = self._cast.steps
+        self._root_id = state.run_id
+        self._next_offset = state.published
         self.finisher: Finisher | None = None
-        self._steps: dict[str, Ref] = {}
         self._timers: dict[TimerKey, tuple[int, Timer]] = {}
         self._timer_serial = 0
         self._begun = False
         self._early: list[EventArrived] = []
         self._published: list[Event] = []
+        self._of_children: list[ChildEvent] = []
         self.exposed = False
         self._run_ended = False
+        self._step_class: type[StepActor] = StepActor
+
+    def provide(self, manager: ResourceManager | None, make: Callable[[ResourceManager], RunResources]) -> None:
+        """Say what the steps depend on, before the run begins.
+
+        Args:
+            manager: Holds the resources of the run's own workflow, if its steps depend on any.
+            make: Makes what the steps of one run depend on: of this one, or of a child.
+        """
+        self._cast.manager = manager
+        self._make_resources = make
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -168,7 +206,8 @@ class RunSupervisor(PooledActor):
             # The reader may look when the stream has what is told to it here, and not before.
             self.stream.actor.put(Envelope(message, reply_to=reply))
         else:
-            message.asker = reply
+            question: Any = message.fact if type(message) is ForChild else message
+            question.asker = reply
             self.on_receive(message)
 
     def log_fields(self) -> dict[str, Any]:
@@ -176,9 +215,15 @@ class RunSupervisor(PooledActor):
 
     def on_turn_end(self) -> None:
         """Pass on what was published, and see whether the run has come to rest."""
-        if len(self._state.invocations) == self._state.parked and self._begun and not self._run_ended and self.empty():
+        state = self._state
+        if (
+            (len(state.invocations) == state.parked or state.touched)
+            and self._begun
+            and not self._run_ended
+            and self.empty()
+        ):
             self._apply(BecameQuiet())
-        if self._published or (self.exposed and self._state.notes):
+        if self._published or self._of_children or (self.exposed and state.notes):
             self._flush()
 
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
@@ -212,35 +257,43 @@ class RunSupervisor(PooledActor):
         name = effect.invocation.spec.name
         step = self._steps.get(name)
         if step is None:
-            step = self._steps[name] = self._start_step(name)
+            step = self._start_step(name, self._cast, self.actor_ref)
         step.tell(effect)
 
-    def _start_step(self, name: str) -> Ref:
-        state = self._state
-        actor = self._make_step(
-            self.dispatcher,
-            self.actor_ref,
-            state.graph.steps[name],
-            self._functions(name),
-            state.graph,
-            state.run_id,
-            self._variables,
-            self._parking,
-            self.resources,
-        )
+    def _start_step(self, name: str, cast: Cast, supervisor: Ref) -> Ref:
+        if cast.manager is not None and cast.resources is None:
+            cast.resources = self._make_resources(cast.manager)
+        actor = self._step_class(self.dispatcher, supervisor, name, cast, self._parking, self._root_id)
         actor.watch(self.actor_ref)
+        cast.steps[name] = actor.actor_ref
         return actor.actor_ref
 
-    def _make_step(self, *arguments: Any) -> StepActor:
-        return StepActor(*arguments)
-
     def _cancel_invocation(self, effect: CancelInvocation) -> None:
-        step = self._steps.get(effect.step)
+        self._cancel(effect, self._cast)
+
+    def _cancel(self, effect: CancelInvocation, cast: Cast) -> None:
+        step = cast.steps.get(effect.step)
         if step is not None:  # else its start was held for a commit that did not come
             step.tell(effect)
 
+    def _from_child(self, effect: FromChild) -> None:
+        path, order, cast = effect
+        if isinstance(order, StartInvocation):
+            name = order.invocation.spec.name
+            step = cast.steps.get(name)
+            if step is None:
+                step = self._start_step(name, cast, ChildRef(self.actor_ref, path))
+            step.tell(order)
+        elif isinstance(order, CancelInvocation):
+            self._cancel(order, cast)
+        elif isinstance(order, Publish):
+            self._of_children.append(ChildEvent(self._next_offset, cast.run_id, order.event))
+        elif cast.resources is not None:  # It has ended.
+            cast.resources.end()
+
     def _publish(self, effect: Publish) -> None:
         self._published.append(effect.event)
+        self._next_offset = effect.offset + 1
 
     def _ask_person(self, effect: AskPerson) -> None:
         if self.finisher is not None:
@@ -281,9 +334,9 @@ class RunSupervisor(PooledActor):
 
     def _closes_first(self, finisher: Finisher, outcome: Outcome) -> bool:
         """Have what is open for the run closed; return whether the outcome is to wait for that."""
-        if self.resources is None:
+        if self._cast.resources is None:
             return False
-        return not self.resources.end(lambda: self.actor_ref.tell(ResourcesClosed(finisher, outcome)))
+        return not self._cast.resources.end(lambda: self.actor_ref.tell(ResourcesClosed(finisher, outcome)))
 
     def _serve_early(self) -> None:
         early, self._early = self._early, []
@@ -296,7 +349,8 @@ class RunSupervisor(PooledActor):
             notes = list(self._state.notes)
             self._state.notes.clear()
         published, self._published = self._published, []
-        self.stream.tell(Published(notes, published, self._run_ended))
+        of_children, self._of_children = self._of_children, []
+        self.stream.tell(Published(notes, of_children, published, self._run_ended))
 
 
 _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
@@ -308,12 +362,13 @@ _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
     DropTimer: RunSupervisor._drop_timer,
     Answer: RunSupervisor._answer,
     Finish: RunSupervisor._finish,
+    FromChild: RunSupervisor._from_child,
 }
 
 
 # Most messages are these: they need no second look.
 _BEGINNINGS = frozenset({RunStarted, RunResumed, Recovered})
-_FACTS_AT_WORK = frozenset({Finished, EventSent, EventWritten, CollectAsked, WaitAsked})
+_FACTS_AT_WORK = frozenset({Finished, EventSent, EventWritten, CollectAsked, WaitAsked, ForChild})
 
 
 def _engine_failure(ref: Ref, reason: BaseException) -> GreenroomError:

@@ -1,7 +1,7 @@
 """Greenroom beside the engine that its users would otherwise pick.
 
-Run it with `python -m benchmarks` (or `make bench`). The other side is LlamaIndex Workflows; `pip install -U
-llama-index-workflows` fetches the newest. Without it, our own figures are printed alone.
+Run it with `python -m benchmarks` (or `make bench`). The other side is LlamaIndex Workflows, and DBOS where runs are
+durable; `pip install -U llama-index-workflows dbos` fetches the newest. Without one, our own figures are printed alone.
 
 How a figure is taken
 - Each side of each row has a fresh process of its own. So neither pays for the other's garbage, threads, event loop or

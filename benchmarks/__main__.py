@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.harness import PEER, compare_all, peer_version
+from benchmarks.harness import compare_all, installed_version, peer_version
 from benchmarks.profiling import profile
-from benchmarks.row import Row
+from benchmarks.row import PEER, Row
 from benchmarks.rows import ROWS
 
 OUTPUT = Path(__file__).parent / "results" / "latest.json"
@@ -35,8 +35,17 @@ def main(argv: Sequence[str] | None = None, rows: Sequence[type[Row]] = ROWS) ->
         print(profile(row(), row.quick_size if options.quick else row.size))
         return 0
     chosen = [by_name[name] for name in options.rows or by_name]
+    for row in chosen:
+        if lacking := row.lacking():
+            print(f"{row.name} is left out: {lacking}", flush=True)
+    chosen = [row for row in chosen if not row.lacking()]
     peer = peer_version()
-    print(f"peer: {PEER} {peer}" if peer else f"no peer: `pip install -U {PEER}` to measure beside it", flush=True)
+    for name in dict.fromkeys(row.peer_name for row in chosen if row.has_peer()):
+        version = peer if name == PEER else installed_version(name)
+        print(
+            f"peer: {name} {version}" if version else f"no peer: `pip install -U {name}` to measure beside it",
+            flush=True,
+        )
     if options.quick:
         print("quick: small sizes, to see that it works; the figures mean little", flush=True)
     measured = compare_all(chosen, options.rounds, options.quick, with_peer=peer is not None)
@@ -52,7 +61,7 @@ def main(argv: Sequence[str] | None = None, rows: Sequence[type[Row]] = ROWS) ->
 def _parse(argv: Sequence[str] | None, by_name: dict[str, type[Row]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure Greenroom beside LlamaIndex Workflows, in turns, and print the ratios.",
+        description="Measure Greenroom beside LlamaIndex Workflows and DBOS, in turns, and print the ratios.",
     )
     parser.add_argument("--rows", nargs="+", metavar="ROW", choices=by_name, help="only these rows (see --list)")
     parser.add_argument("--rounds", type=_positive, default=5, help="rounds a side, of which the median counts [5]")

@@ -12,10 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.row import Figure, Result, Row, Side
+from benchmarks.row import PEER, Figure, Result, Row, Side
 from benchmarks.worker import path_of
 
-PEER = "llama-index-workflows"
 ROUND_SECONDS = 0.5
 
 
@@ -93,7 +92,7 @@ def compare(row: type[Row], rounds: int, quick: bool, with_peer: bool) -> Result
         row: What to measure.
         rounds: How many rounds each side gets, unless the row asks for fewer.
         quick: Take one measurement of the row's quick size a round.
-        with_peer: Measure the peer too, where the row has it.
+        with_peer: Measure the peer too, where the row has it. Peers other than `PEER` must be installed as well.
 
     Returns:
         The figures of both sides; a side that failed bears its error.
@@ -102,7 +101,10 @@ def compare(row: type[Row], rounds: int, quick: bool, with_peer: bool) -> Result
     seconds = 0.0 if quick else ROUND_SECONDS
     with ExitStack() as stack:
         ours = stack.enter_context(Worker(row, "ours"))
-        peer = stack.enter_context(Worker(row, "peer")) if with_peer and row.has_peer() else None
+        with_peer = (
+            with_peer and row.has_peer() and (row.peer_name == PEER or installed_version(row.peer_name) is not None)
+        )
+        peer = stack.enter_context(Worker(row, "peer")) if with_peer else None
         for _ in range(min(rounds, row.max_rounds or rounds)):
             for worker in (ours, peer):
                 if worker is not None:

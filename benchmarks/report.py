@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks.harness import PEER, installed_version, peer_version
-from benchmarks.row import Figure, Result
+from benchmarks.harness import installed_version, peer_version
+from benchmarks.row import PEER, Figure, Result
 
 HEADER = ("what", "ours", "peer", "ratio", "target", "met")
 
@@ -92,6 +92,7 @@ def as_document(results: list[Result], rounds: int, quick: bool) -> dict[str, An
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "greenroom": installed_version("greenroom"),
         PEER: peer_version(),
+        **{name: installed_version(name) for name in {r.row.peer_name for r in results} - {PEER}},
         "rows": [
             {
                 "name": result.row.name,

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import ClassVar, Literal, NamedTuple
 
+PEER = "llama-index-workflows"
+"""The peer of rows that name no other: the name of its distribution."""
+
 Side = Literal["ours", "peer"]
 Measure = Callable[[int], float]
 """Does the row's work once at the given size and returns the cost of one unit of it, in the row's `unit`."""
@@ -108,6 +111,8 @@ class Row(ABC):
     """What the figure counts: seconds or bytes."""
     max_rounds: ClassVar[int | None] = None
     """Fewer rounds than asked for, where a round is long or always gives the same."""
+    peer_name: ClassVar[str] = PEER
+    """The distribution that the peer side needs."""
     timeout: ClassVar[float] = 120.0
     """Seconds after which a measurement is taken to hang."""
 
@@ -122,6 +127,11 @@ class Row(ABC):
     def peer(self) -> Measure:
         """Set up the same work in the peer and return its measurement. Left out where the peer cannot do it."""
         raise NotImplementedError(f"row {self.name!r} has no peer side")
+
+    @classmethod
+    def lacking(cls) -> str | None:
+        """What this machine lacks, so that neither side can be measured; None if nothing."""
+        return None
 
     @classmethod
     def has_peer(cls) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from greenroom.child import ChildRun
 from greenroom.collect import All, Collect, Take
 from greenroom.context import Context
 from greenroom.errors import (
@@ -51,6 +52,7 @@ from greenroom.workflow import Workflow
 
 __all__ = [
     "All",
+    "ChildRun",
     "Collect",
     "CollectionReleaseEvent",
     "Context",

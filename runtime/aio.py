@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from greenroom.child import AsyncChildRun as ChildRun
 from greenroom.collect import All, Collect, Take
 from greenroom.context import AsyncContext as Context
 from greenroom.context import ContextCore, check_sendable
@@ -55,6 +56,7 @@ from greenroom.events import (
 from greenroom.facts import DeadLetter, EventArrived, Inspect, Responded
 from greenroom.handler import Handler as BlockingHandler
 from greenroom.inputs import PendingInput
+from greenroom.run_state import find_question
 from greenroom.runtime import Runtime
 from greenroom.state import DictState
 from greenroom.steps import catch_error, step
@@ -62,6 +64,7 @@ from greenroom.workflow import Workflow as BlockingWorkflow
 
 __all__ = [
     "All",
+    "ChildRun",
     "Collect",
     "CollectionReleaseEvent",
     "Context",
@@ -142,7 +145,7 @@ class Handler(BlockingHandler):
 
     async def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:  # type: ignore[override]
         """Answer a question; see `greenroom.Handler.respond`."""
-        question = await self._link.ask_async(Inspect(lambda state: state.inputs.find(input_id)))
+        question = await self._link.ask_async(Inspect(lambda state: find_question(state, input_id)))
         await self._link.ask_async(Responded(input_id, self._checked_response(question, response)))
 
     async def stop_event_result(self) -> StopEvent:  # type: ignore[override]

@@ -1,22 +1,28 @@
 """Checkpoints: a run between two facts, to the letter, so that the facts that follow can be applied to it.
 
 A snapshot is for going on elsewhere: bodies at work are forgotten there. A checkpoint also holds who has which worker
-and who stands where, since the journal goes on with what those bodies told. Only the engine reads it.
+and who stands where, since the journal goes on with what those bodies told: of the run and of those within it. Only
+the engine reads it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from greenroom.codec import TypeRegistry
+from greenroom.codec import TypeRegistry, decode
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import Caller
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
+from greenroom.journal import GONE
 from greenroom.lanes import Lane
+from greenroom.past_graph import dump_steps, past_graph
 from greenroom.run_state import RunState
-from greenroom.snapshot import dump_snapshot, load_snapshot, read_document, take_document
+from greenroom.run_state.child import Child
+from greenroom.snapshot import dump_snapshot, open_snapshot, read_document, read_head, take_document
 from greenroom.state import StoreCall
+from greenroom.waits import Wait
 
 __all__ = ["dump_checkpoint", "load_checkpoint"]
 
@@ -33,8 +39,52 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
         ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
     """
     document = take_document(state, now)
-    document["live"] = {
-        "now": now,
+    document["live"] = {"now": now, "steps": dump_steps(state.graph), **_live(state)}
+    return dump_snapshot(document, registry)
+
+
+def load_checkpoint(
+    graph: Graph,
+    data: bytes,
+    registry: TypeRegistry,
+    *,
+    timeout: float | None,
+    on_stuck: Any,
+    named: Sequence[Graph] = (),
+) -> tuple[RunState, float]:
+    """Return the run of a checkpoint and the time of its clock.
+
+    Where the workflow was another one when it was taken, the run has the graph of then: the journal was written by it.
+    `greenroom.recovery` takes such a run over to the graph as it is.
+
+    Raises:
+        ContextSerdeError: If the bytes are no checkpoint, are damaged, are of a newer format, or
+            name a class that the program has not named.
+    """
+    head, body = open_snapshot(data)
+    outside = decode(head, registry)
+    _, then = read_head(outside)  # The store goes by the name that the workflow was given.
+    document = decode(body, registry)
+    try:
+        document = {**outside, **document}
+        live = document["live"]
+        then_graph = past_graph(graph, then, live["steps"], registry)
+        now = float(live["now"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ContextSerdeError(f"the checkpoint of a run of {graph.name} is not whole: {error!r}") from error
+    state = read_document(then_graph, document, registry, named)
+    try:
+        _read_live(state, live, now)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ContextSerdeError(f"the checkpoint of run '{state.run_id}' is not whole: {error!r}") from error
+    state.timeout, state.on_stuck = timeout, on_stuck
+    state.outcome = None
+    return state, now
+
+
+def _live(state: RunState) -> dict[str, Any]:
+    """Return what a snapshot leaves out of a run and of those within it."""
+    return {
         "order": list(state.invocations),
         "invocations": {number: _dump(invocation) for number, invocation in state.invocations.items()},
         "lanes": {
@@ -51,44 +101,67 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
         "idle_noted": state.idle_noted,
         "editor": _dump_owner(state.store.editor),
         "line": [[call.method, list(call.arguments), _dump_owner(call.owner)] for call in state.store.line],
+        "place": list(state.place),
+        "busy": state.busy,
+        "touched": list(state.touched),
+        "children": {name: _dump_child(child) for name, child in state.children.items()},
     }
-    return dump_snapshot(document, registry)
 
 
-def load_checkpoint(
-    graph: Graph, data: bytes, registry: TypeRegistry, *, timeout: float | None, on_stuck: Any
-) -> tuple[RunState, float]:
-    """Return the run of a checkpoint and the time of its clock.
+def _read_live(state: RunState, live: Any, now: float) -> None:
+    state.shift_clock(now)
+    _read_run(state, live)
 
-    Raises:
-        ContextSerdeError: As `load_snapshot` does.
-    """
-    document = load_snapshot(graph, data, registry)
-    state = read_document(graph, document, registry)
-    try:
-        live = document["live"]
-        now = float(live["now"])
-        state.shift_clock(now)
-        state.timeout, state.on_stuck = timeout, on_stuck
-        state.outcome = None
-        state.invocations = {number: state.invocations[number] for number in live["order"]}
-        for number, item in live["invocations"].items():
-            _read(state.invocations[number], item, state)
-        for name, (queue, retries, freed, used) in live["lanes"].items():
-            lane = state.lanes[name] = Lane(graph.steps[name])
-            lane.queue.extend(state.invocations[number] for number in queue)
-            lane.retries.extend(state.invocations[number] for number in retries)
-            lane.freed, lane.used = list(freed), used
-        state.parked = sum(inv.parked_at is not None and inv.ready is None for inv in state.invocations.values())
-        state.worked, state.at_work_since = live["worked"], live["at_work_since"]
-        state.idle_noted = live["idle_noted"]
-        state.store.resume_edit(
-            _read_owner(live["editor"]),
-            [StoreCall(method, tuple(arguments), _read_owner(owner)) for method, arguments, owner in live["line"]],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ContextSerdeError(f"the checkpoint of run '{state.run_id}' is not whole: {error!r}") from error
-    return state, now
+
+def _read_run(state: RunState, live: Any) -> None:
+    state.invocations = {number: state.invocations[number] for number in live["order"]}
+    for number, item in live["invocations"].items():
+        _read(state.invocations[number], item, state)
+    for name, (queue, retries, freed, used) in live["lanes"].items():
+        lane = state.lanes[name] = Lane(state.graph.steps[name])
+        lane.queue.extend(state.invocations[number] for number in queue)
+        lane.retries.extend(state.invocations[number] for number in retries)
+        lane.freed, lane.used = list(freed), used
+    state.parked = sum(inv.parked_at is not None and inv.ready is None for inv in state.invocations.values())
+    state.worked, state.at_work_since = live["worked"], live["at_work_since"]
+    state.idle_noted = live["idle_noted"]
+    state.store.resume_edit(
+        _read_owner(live["editor"]),
+        [StoreCall(method, tuple(arguments), _read_owner(owner)) for method, arguments, owner in live["line"]],
+    )
+    first, second = live["place"]
+    state.place, state.busy, state.touched = (first, second), live["busy"], dict.fromkeys(live["touched"])
+    waits = {wait.number: wait for inv in state.invocations.values() for wait in (inv.waits or {}).values()}
+    for name, item in live["children"].items():
+        _read_child(state.children[name], item, waits)
+
+
+def _dump_child(child: Child) -> list[Any]:
+    run = child.run
+    return [
+        child.cast is not None,
+        child.is_told,
+        child.is_busy,
+        [wait.number for wait in child.waits],
+        sorted(child.timers, key=repr),
+        list(child.lifted),
+        child.closed,
+        None if run is None else [run.outcome is not None, run.timeout, run.on_stuck, _live(run)],
+    ]
+
+
+def _read_child(child: Child, item: list[Any], waits: Mapping[int, Wait]) -> None:
+    has_cast, child.is_told, child.is_busy, awaited, timers, (first, second), child.closed, live = item
+    # Those who ran its steps are gone with their process.
+    child.cast = GONE if has_cast else None
+    child.waits = [waits[number] for number in awaited]
+    child.timers = set(timers)
+    child.lifted = (first, second)
+    if child.run is not None:
+        is_over, child.run.timeout, child.run.on_stuck, run = live
+        _read_run(child.run, run)
+        if not is_over:
+            child.run.outcome = None
 
 
 def _dump(invocation: Invocation) -> list[Any]:
@@ -100,6 +173,7 @@ def _dump(invocation: Invocation) -> list[Any]:
         invocation.is_live,
         invocation.unwinds,
         None if invocation.ready is None else [wait.key for wait in invocation.ready],
+        {wait.key: wait.left for wait in (invocation.waits or {}).values() if wait.runs},
         invocation.time_left,
         invocation.step_deadline,
         invocation.skips_sends,
@@ -117,12 +191,15 @@ def _read(invocation: Invocation, item: list[Any], state: RunState) -> None:
         invocation.is_live,
         invocation.unwinds,
         ready,
+        left,
         invocation.time_left,
         invocation.step_deadline,
         invocation.skips_sends,
         invocation.skips_writes,
         invocation.collect_position,
     ) = item
+    for key, count in left.items():
+        (invocation.waits or {})[key].left = count
     if ready is not None:
         invocation.ready = [(invocation.waits or {})[key] for key in ready]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, overload
 
 from typing_extensions import TypeVar
 
+from greenroom.child import AsyncChildRun, ChildRun, begin_child
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, NeverEvent
 from greenroom.facts import (
@@ -27,14 +28,15 @@ from greenroom.facts import (
     WaitAsked,
 )
 from greenroom.graph import EventKind, Graph
+from greenroom.named import graphs_named_by, registry_for
 from greenroom.ports import HasGraph, RestingPort, RunPort, StepPort, current_step, step_has_ended
 from greenroom.snapshot import (
     document_from_dict,
     document_to_dict,
     dump_snapshot,
+    graphs_within,
     load_snapshot,
     read_document,
-    registry_for,
     take_document,
 )
 from greenroom.steps import ContextBase, describe
@@ -43,8 +45,11 @@ from greenroom.store import AsyncStore, Store
 if TYPE_CHECKING:
     from typing import Self
 
+    from greenroom.child import Runnable
     from greenroom.codec import TypeRegistry
+    from greenroom.events import StartEvent
     from greenroom.retry import RetryInfo
+    from greenroom.run_state import RunState
 
 __all__ = ["AsyncContext", "AsyncStore", "Context", "ContextCore", "RunPort", "StepPort", "Store", "current_step"]
 
@@ -261,6 +266,14 @@ class ContextCore(ContextBase, Generic[S]):
             raise WorkflowRuntimeError(f"sleep(...) takes seconds, from 0 to {MAX_DELAY:g}, not {seconds!r}")
         return self._wait_fact(NeverEvent, None, "sleep", None, seconds, asks=False)
 
+    def _begin_child(
+        self, workflow: Runnable, start_event: StartEvent | None, run_id: str | None, fields: dict[str, Any]
+    ) -> tuple[StepPort, str, str, Any]:
+        step = self._within_step("run()")
+        if step.cancelled or step.fact is not None:
+            self._refuse_to_act()
+        return step, *begin_child(step, workflow, start_event, run_id, fields)
+
     def retry_info(self) -> RetryInfo:
         """Return which attempt this is and why the last one failed."""
         return self._within_step("retry_info()").retry_info
@@ -338,24 +351,31 @@ class ContextCore(ContextBase, Generic[S]):
                 graph has changed; the message lists the differences.
         """
         graph = _graph_of(workflow, "Context.restore(...)")
-        registry = registry_for(graph)
-        document = load_snapshot(graph, data, registry)
-        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry))))
+        named = graphs_named_by(workflow)
+        registry = registry_for(graph, *named)
+        document = load_snapshot(graph, data, registry, named)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry, named))))
 
     @classmethod
     def from_dict(cls, workflow: HasGraph, data: Mapping[str, Any]) -> Self:
         """Return the context of a run that was put away by `to_dict`; see `restore`."""
         graph = _graph_of(workflow, "Context.from_dict(...)")
-        registry = registry_for(graph)
-        document = document_from_dict(graph, data, registry)
-        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry))))
+        named = graphs_named_by(workflow)
+        registry = registry_for(graph, *named)
+        document = document_from_dict(graph, data, registry, named)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry, named))))
 
     def _take(self, encode: Callable[[dict[str, Any], TypeRegistry], Any]) -> Any:
         if self._step is not None:
             raise ContextStateError("a snapshot is taken from outside, of handler.ctx, not from within a step")
         now, registry = self._port.now(), registry_for(self._port.graph)
+
+        def take(state: RunState) -> Any:
+            known = registry_for(state.graph, *graphs_within(state)) if state.children else registry
+            return encode(take_document(state, now), known)
+
         # Encoded in the supervisor's turn, so that all of it is of one moment.
-        return self._port.ask(Inspect(lambda state: encode(take_document(state, now), registry)))
+        return self._port.ask(Inspect(take))
 
     # -- inside help ---------------------------------------------------------------------------------------------------
 
@@ -538,6 +558,45 @@ class Context(ContextCore[S]):
         """Return the names of the steps that have an invocation running, in alphabetical order."""
         return cast("list[str]", self._port.ask(self._running_fact()))
 
+    def run(
+        self, workflow: Runnable, start_event: StartEvent | None = None, *, run_id: str | None = None, **kwargs: Any
+    ) -> ChildRun:
+        """Begin a run within this one, and return at once.
+
+        The child belongs to this run: it is cancelled, timed out and put away with it, its questions are among this
+        run's, and `stream_events(include_children=True)` shows what it streams. The step ends when its children have
+        ended; one that fails and whose result was not asked for fails the step. See docs/children.md.
+
+        Args:
+            workflow: What to run. Its steps may be `def` or `async def`.
+            start_event: The start event; or give its fields as keyword arguments.
+            run_id: An id for the child; None makes one. Where several tasks of a step begin children in an order that
+                may differ when the step runs anew, it finds each of them again.
+            **kwargs: The fields of the start event.
+
+        Returns:
+            The child. Children that are begun before the first result is asked for run side by side.
+
+        Raises:
+            ContextStateError: If it is no workflow object.
+            WorkflowRuntimeError: If the start event is of the wrong class or has a bad field.
+
+        Example:
+            >>> from greenroom import Context, StartEvent, StopEvent, Workflow, step
+            >>> class Sum(Workflow):
+            ...     @step
+            ...     def add(self, ev: StartEvent) -> StopEvent:
+            ...         return StopEvent(result=sum(ev.numbers))
+            >>> class Bill(Workflow):
+            ...     @step
+            ...     def total(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            ...         total = ctx.run(Sum(), numbers=[1, 2, 3]).result()
+            ...         return StopEvent(result=f"{total} in all")
+            >>> Bill().run().result()
+            '6 in all'
+        """
+        return ChildRun(*self._begin_child(workflow, start_event, run_id, kwargs))
+
     @property
     def store(self) -> Store[S]:
         """The state that the steps of the run share."""
@@ -607,6 +666,12 @@ class AsyncContext(ContextCore[S]):
     async def running_steps(self) -> list[str]:
         """Return the names of the steps that have an invocation running; see `Context.running_steps`."""
         return cast("list[str]", await self._port.ask_async(self._running_fact()))
+
+    def run(
+        self, workflow: Runnable, start_event: StartEvent | None = None, *, run_id: str | None = None, **kwargs: Any
+    ) -> AsyncChildRun:
+        """Begin a run within this one, and return at once: `await` what it returns; see `Context.run`."""
+        return AsyncChildRun(*self._begin_child(workflow, start_event, run_id, kwargs))
 
     @property
     def store(self) -> AsyncStore[S]:

@@ -6,6 +6,8 @@ swallow them.
 
 from __future__ import annotations
 
+from typing import Self
+
 __all__ = [
     "ContextSerdeError",
     "ContextStateError",
@@ -79,7 +81,20 @@ class ContextStateError(GreenroomError):
 
 
 class ContextSerdeError(GreenroomError):
-    """A snapshot could not be written or read."""
+    """A snapshot could not be written or read.
+
+    Attributes:
+        type_name: The class whose instance could not be read, or None.
+        field: The field of it that is at fault, or None.
+    """
+
+    type_name: str | None = None
+    field: str | None = None
+
+    def about(self, type_name: str, field: str | None = None) -> Self:
+        """Note which class and field it is about, and return it."""
+        self.type_name, self.field = type_name, field
+        return self
 
 
 class DeadlockError(GreenroomError):

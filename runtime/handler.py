@@ -26,7 +26,9 @@ from greenroom.errors import DeadlockError, WorkflowRuntimeError
 from greenroom.events import Event, StopEvent
 from greenroom.facts import CancelAsked, DeadLetter, Inspect, Outcome, Responded
 from greenroom.inputs import PendingInput, pending_input
-from greenroom.ports import current_step, log_fields
+from greenroom.named import graphs_named_by
+from greenroom.ports import HasGraph, current_step, log_fields
+from greenroom.run_state import all_dead_letters, all_questions, asks_or_asked, find_question
 
 if TYPE_CHECKING:
     from greenroom.graph import Graph
@@ -44,10 +46,11 @@ Status = Literal["running", "completed", "failed", "timed_out", "cancelled"]
 class RunLink:
     """The way from outside to a run's supervisor: the port of `handler.ctx`."""
 
-    __slots__ = ("graph", "run_id", "runtime", "supervisor")
+    __slots__ = ("graph", "run_id", "runtime", "supervisor", "workflow")
 
-    def __init__(self, graph: Graph, run_id: str, runtime: Runtime, supervisor: Ref | None) -> None:
-        self.graph = graph
+    def __init__(self, workflow: HasGraph, run_id: str, runtime: Runtime, supervisor: Ref | None) -> None:
+        self.workflow = workflow
+        self.graph: Graph = workflow._graph
         self.run_id = run_id
         self.runtime = runtime
         self.supervisor = supervisor  # None while a durable run rests in its store, and once it has ended there
@@ -89,6 +92,10 @@ class RunLink:
             # It may go to rest again before it is looked at.
             supervisor = self.runtime.keeper.wake(self.run_id).supervisor
         return supervisor
+
+    def needs_loop(self) -> bool:
+        """Return whether the run has `async def` steps, or may run workflows within it that have."""
+        return self.graph.has_async_steps or any(graph.has_async_steps for graph in graphs_named_by(self.workflow))
 
     def now(self) -> float:
         """Return the time of the run's clock, in seconds."""
@@ -144,7 +151,7 @@ class Handler(concurrent.futures.Future[Any]):
         self._awaiting: set[asyncio.Future[None]] = set()
         self._traceback: Any = None
         self._position = log.first_offset - 1
-        self._notes_read = 0
+        self._notes_read = self._of_children_read = 0
         self.ctx = self._context_class._of_run(link)
         # A future that runs cannot be cancelled by those who merely wait for it.
         self.set_running_or_notify_cancel()
@@ -262,7 +269,9 @@ class Handler(concurrent.futures.Future[Any]):
 
     # -- the stream ----------------------------------------------------------------------------------------------------
 
-    def stream_events(self, after: int | None = None, expose_internal: bool = False) -> EventStream:
+    def stream_events(
+        self, after: int | None = None, expose_internal: bool = False, include_children: bool = False
+    ) -> EventStream:
         """Read the events that the run publishes, with `for` or `async for`, up to and with the last one.
 
         The last one is the stop event, or a `WorkflowFailedEvent`, `WorkflowTimedOutEvent` or
@@ -273,6 +282,8 @@ class Handler(concurrent.futures.Future[Any]):
                 continues where this handler's reading stopped, as after a `break`.
             expose_internal: Also read `StepStateChanged`, `UnhandledEvent` and `WorkflowIdleEvent`. They have no
                 offsets; only the newest thousand before the first such reader are kept.
+            include_children: Also read what the runs publish that steps have begun by `ctx.run`, each in its place.
+                They have no offsets; `run_id` of the stream tells whose the event is that was read last.
 
         Raises:
             WorkflowRuntimeError: If `after` is no offset.
@@ -281,7 +292,7 @@ class Handler(concurrent.futures.Future[Any]):
             hint = "; internal events are asked for by name: expose_internal=True" if isinstance(after, bool) else ""
             raise WorkflowRuntimeError(f"stream_events(after=...) takes an offset, -1 or more, not {after!r}{hint}")
         self._is_watched = True
-        return EventStream(self, after, expose_internal)
+        return EventStream(self, after, expose_internal, include_children)
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
@@ -323,7 +334,7 @@ class Handler(concurrent.futures.Future[Any]):
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the events that no step took and none will, oldest first, each with the reason."""
-        letters: list[DeadLetter] = self._link.ask(Inspect(lambda state: list(state.dead_letters)))
+        letters: list[DeadLetter] = self._link.ask(Inspect(all_dead_letters))
         return letters
 
     def graph(self) -> WorkflowGraph:
@@ -354,13 +365,17 @@ class Handler(concurrent.futures.Future[Any]):
     def open_questions(self) -> list[PendingInput]:
         """Return the questions that are open."""
         try:
-            questions = self._link.ask(Inspect(lambda state: list(state.inputs.open.values())))
+            questions = self._link.ask(Inspect(all_questions))
         except WorkflowRuntimeError:
             if self._outcome is None:
                 raise
             return []  # It has ended, and nothing but its outcome was kept.
         now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
         return [pending_input(question, self.run_id, now, wall_time) for question in questions]
+
+    def is_at_rest(self) -> bool:
+        """Return whether the run has come to rest and said so: only the outside or a timer lets it go on."""
+        return bool(self._link.ask(Inspect(lambda state: state.idle_noted and state.is_quiet)))
 
     def running_steps(self) -> list[str]:
         """Return the names of the steps that have an invocation running."""
@@ -369,9 +384,7 @@ class Handler(concurrent.futures.Future[Any]):
 
     def knows_question(self, input_id: str) -> bool:
         """Return whether the run has ever asked a question of this id."""
-        known: bool = self._link.ask(
-            Inspect(lambda state: input_id in state.inputs.open or input_id in state.inputs.closed)
-        )
+        known: bool = self._link.ask(Inspect(lambda state: asks_or_asked(state, input_id)))
         return known
 
     def is_asking(self, input_id: str) -> bool:
@@ -420,6 +433,10 @@ class Handler(concurrent.futures.Future[Any]):
             return []
         return keeper.earlier_events(self.run_id, after, first, self._link.graph)
 
+    def needs_loop(self) -> bool:
+        """Return whether the event loop is needed for the run to go on now."""
+        return self._link.needs_loop() and bool(self.running_steps())
+
     def has_ended(self) -> bool:
         """Return whether the run has its outcome."""
         return self._outcome is not None
@@ -441,14 +458,14 @@ class Handler(concurrent.futures.Future[Any]):
 
     def end_at_rest(self, outcome: Outcome, missed: list[Event]) -> None:
         """Take the outcome of a run that rested here, and what was published since. Called by the keeper."""
-        self._stream.tell(Published([], missed, True))
+        self._stream.tell(Published([], [], missed, True))
         self.finish(outcome)
 
     def come_back(self, supervisor: RunSupervisor, missed: list[Event]) -> None:
         """Go on with another supervisor, and the stream that there is, to which another process may have published."""
         supervisor.log, supervisor.stream = self._log, self._stream
         if missed:
-            self._stream.tell(Published([], missed, False))
+            self._stream.tell(Published([], [], missed, False))
         self._link.supervisor = supervisor.actor_ref
 
     def is_done(self) -> bool:
@@ -475,7 +492,7 @@ class Handler(concurrent.futures.Future[Any]):
     def _refuse_to_block(self, call: str) -> None:
         self._link.runtime.check_process()
         self._refuse_within_own_step(call)
-        if self._link.graph.has_async_steps and self._link.runtime.dispatcher.on_loop_thread():
+        if self._link.runtime.dispatcher.on_loop_thread() and self._link.needs_loop():
             raise DeadlockError(
                 f"{call} would block the event loop that the async steps of run '{self.run_id}' need: await the"
                 " handler, or use `async for`"
@@ -497,11 +514,18 @@ class Handler(concurrent.futures.Future[Any]):
 class EventStream:
     """The events of a run, one after the other. Iterate it with `for` or with `async for`."""
 
-    def __init__(self, handler: Handler, after: int | None, expose_internal: bool) -> None:
+    def __init__(self, handler: Handler, after: int | None, expose_internal: bool, include_children: bool) -> None:
         self._handler = handler
         self._after = after
         self._expose_internal = expose_internal
+        self._include_children = include_children
         self._place: Subscription | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run that published the event which was read last: this one, or one of its children."""
+        child = None if self._place is None else self._place.run_id
+        return self._handler.run_id if child is None else child
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -535,17 +559,21 @@ class EventStream:
             after=after,
             earlier=handler.earlier_events(after),
             expose_internal=self._expose_internal,
+            include_children=self._include_children,
             notes_read=handler._notes_read if continues else 0,
+            of_children_read=handler._of_children_read if continues else 0,
             moved=self._move if continues else None,
             refuse=lambda: handler._refuse_to_block("iterating the stream"),
             refuse_async=lambda: handler._refuse_within_own_step("iterating the stream"),
         )
 
-    def _move(self, offset: int, notes_read: int) -> None:
+    def _move(self, offset: int, notes_read: int, of_children_read: int) -> None:
         self._handler._position = offset
         if notes_read >= 0:
             self._handler._notes_read = notes_read
+        if of_children_read >= 0:
+            self._handler._of_children_read = of_children_read
 
 
 def _find(input_id: str) -> Inspect:
-    return Inspect(lambda state: state.inputs.find(input_id))
+    return Inspect(lambda state: find_question(state, input_id))

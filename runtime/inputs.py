@@ -24,7 +24,7 @@ class PendingInput:
 
     Attributes:
         input_id: Its id, with which it is answered.
-        run_id: The run that asks.
+        run_id: The run whose handler answers it: the one that asks, or the outermost that it is a child of.
         step: The step that asks.
         request: The event that asks, as it was streamed.
         response: The class of the answer.

@@ -40,10 +40,12 @@ class Invocation:
         collected: The buffers that its event was counted into.
         waits: Its waits by key, ended ones included.
         done_once: The results of its `ctx.once` calls by key.
+        children: The names of the runs that it has begun within its own.
     """
 
     __slots__ = (
         "attempt",
+        "children",
         "collect_position",
         "collected",
         "collects",
@@ -94,6 +96,7 @@ class Invocation:
         self.collected: set[str] | None = None
         self.waits: dict[str, Wait] | None = None
         self.done_once: dict[str, Any] | None = None
+        self.children: list[str] | None = None
 
     @property
     def is_known_to_wait(self) -> bool:

@@ -10,12 +10,15 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from greenroom.codec import TypeRegistry, decode, encode
+from greenroom.codec import TypeRegistry, decode, encode, transcribe
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import (
     BecameQuiet,
     Caller,
     CancelAsked,
+    ChildAsked,
+    ChildAwaited,
+    ChildCancelAsked,
     CollectAsked,
     Crashed,
     EventArrived,
@@ -24,6 +27,7 @@ from greenroom.facts import (
     Fact,
     Failed,
     Finished,
+    ForChild,
     OnceDone,
     PassivateAsked,
     Recovered,
@@ -33,10 +37,13 @@ from greenroom.facts import (
     TimerFired,
     WaitAsked,
 )
+from greenroom.graph import Graph
+from greenroom.past_graph import dump_steps, past_graph
 from greenroom.run_state import RunState
+from greenroom.snapshot import taken_down
 from greenroom.state import StoreCall
 
-__all__ = ["encode_fact", "is_recorded", "pack_record", "replay"]
+__all__ = ["RecordError", "decode_record", "describe_record", "encode_fact", "is_recorded", "pack_record", "replay"]
 
 _TIME = struct.Struct(">d")
 
@@ -59,6 +66,10 @@ _FIELDS: dict[type, tuple[str, ...]] = {
         "request",
         "is_question",
     ),
+    ChildAsked: ("invocation", "attempt", "name", "run_id", "graph", "event", "timeout", "on_stuck"),
+    ChildAwaited: ("invocation", "attempt", "name", "nth", "timeout"),
+    ChildCancelAsked: ("invocation", "attempt", "name"),
+    ForChild: ("path", "fact"),
     OnceDone: ("invocation", "attempt", "key", "result"),
     Responded: ("input_id", "event"),
     PassivateAsked: ("invocation", "attempt"),
@@ -70,14 +81,16 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     BecameQuiet: (),
     StoreCall: ("method", "arguments", "owner"),
 }
+GONE: Any = object()  # stands for those who ran the steps of a child, in the process that is no more
 _KINDS = {kind.__name__: kind for kind in _FIELDS}
-_READS = frozenset({"get", "get_state"})
 
 
 def is_recorded(fact: Fact) -> bool:
     """Return whether a fact changes the run, so that the journal must have it."""
     if isinstance(fact, StoreCall):
-        return fact.method not in _READS
+        return not fact.is_read
+    if isinstance(fact, ForChild):
+        return is_recorded(fact.fact)
     return type(fact) in _FIELDS
 
 
@@ -88,6 +101,8 @@ def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:
         ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
     """
     kind = type(fact)
+    if isinstance(fact, ForChild):
+        return encode([kind.__name__, list(fact.path), encode_fact(fact.fact, registry)], registry)
     values = [_written(fact, name, getattr(fact, name), registry) for name in _FIELDS[kind]]
     try:
         return encode([kind.__name__, *values], registry)
@@ -97,13 +112,14 @@ def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:
         raise
 
 
-def decode_fact(data: bytes, state: RunState, registry: TypeRegistry) -> Fact:
+def decode_fact(data: bytes, state: RunState, registry: TypeRegistry, named: Sequence[Graph] = ()) -> Fact:
     """Return the fact that `encode_fact` wrote.
 
     Args:
         data: The bytes.
         state: The run as it was when the fact came.
         registry: The classes that may be built.
+        named: The graphs of the workflows that runs within this one may be of.
 
     Raises:
         ContextSerdeError: If the bytes are damaged, or name a kind of fact or a class that there is not.
@@ -111,6 +127,11 @@ def decode_fact(data: bytes, state: RunState, registry: TypeRegistry) -> Fact:
     try:
         name, *values = decode(data, registry)
         kind = _KINDS[name]
+        if kind is ForChild:
+            path, inner = values
+            return ForChild(tuple(path), decode_fact(inner, _state_at(state, path), registry, named))
+        if kind is ChildAsked:
+            return _child_asked(*values, named=named, registry=registry)
         fields = dict(zip(_FIELDS[kind], values, strict=True))
         arguments = [_read(fields, field, state, registry) for field in _FIELDS[kind]]
         fact: Fact = kind(*arguments)
@@ -119,6 +140,40 @@ def decode_fact(data: bytes, state: RunState, registry: TypeRegistry) -> Fact:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContextSerdeError(f"a record of run '{state.run_id}' cannot be read: {error!r}") from error
     return fact
+
+
+def _state_at(state: RunState, path: list[str]) -> RunState:
+    """Return the state of a child, or of its parent if it has ended: what comes for it then changes nothing."""
+    for name in path:
+        child = state.children.get(name)
+        if child is None or child.run is None:
+            break
+        state = child.run
+    return state
+
+
+def _child_asked(
+    invocation: int,
+    attempt: int,
+    name: str,
+    run_id: str,
+    graph_then: list[Any],
+    event: Any,
+    timeout: float | None,
+    on_stuck: Any,
+    *,
+    named: Sequence[Graph],
+    registry: TypeRegistry,
+) -> ChildAsked:
+    graph_name, then, steps = graph_then
+    graph = next((graph for graph in named if graph.name == graph_name), None)
+    if graph is None:
+        raise ContextSerdeError(
+            f"the journal holds a run of {graph_name}, which the workflow's code does not name: name it in the code of"
+            " a step, or keep it in an attribute of the workflow"
+        )
+    past = past_graph(graph, then, steps, registry)
+    return ChildAsked(invocation, attempt, name, run_id, past, event, timeout, on_stuck, GONE, None)
 
 
 def pack_record(now: float, fact: bytes) -> bytes:
@@ -148,6 +203,8 @@ def _written(fact: Any, name: str, value: Any, registry: TypeRegistry) -> Any:
         return [_class_name(cls, registry) for cls in value]
     if name == "requirements":
         return dict(value)
+    if name == "graph":
+        return [value.name, taken_down(value), dump_steps(value)]
     if name == "owner":
         return ["step", *value] if isinstance(value, Caller) else ["outside", *map(str, value)]
     if name == "arguments":
@@ -192,14 +249,90 @@ def _class_named(name: Any, registry: TypeRegistry) -> type[Any]:
     return cls
 
 
-def replay(state: RunState, records: Sequence[bytes], registry: TypeRegistry) -> float | None:
+def replay(
+    state: RunState,
+    records: Sequence[bytes],
+    registry: TypeRegistry,
+    named: Sequence[Graph] = (),
+    first: int = 0,
+) -> float | None:
     """Apply records to a run; return the time of the last one, or None where there is none.
 
+    Args:
+        state: The run, as it was before the first of them.
+        records: The records.
+        registry: The classes that may be built.
+        named: The graphs of the workflows that runs within this one may be of.
+        first: The number of the first of them, for messages.
+
     Raises:
-        ContextSerdeError: If a record cannot be read.
+        RecordError: If one cannot be read, or does not apply.
     """
     last: float | None = None
-    for record in records:
-        last, data = unpack_record(record)
-        state.apply(decode_fact(data, state, registry), last)
+    for number, record in enumerate(records, first):
+        if state.outcome is not None:
+            how = f" ({state.outcome.error!r})" if state.outcome.error is not None else ""
+            error = ContextSerdeError(
+                f"the run had not ended before it, but by the code as it is now it is {state.outcome.status}{how}:"
+                " has a retry policy changed?"
+            )
+            raise RecordError(number, record, state, error)
+        try:
+            last, data = unpack_record(record)
+            state.apply(decode_fact(data, state, registry, named), last)
+        except (ContextSerdeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            raise RecordError(number, record, state, error) from error
     return last
+
+
+class RecordError(ContextSerdeError):
+    """A record of the journal cannot be read, or does not apply to the run as it is by then.
+
+    Attributes:
+        number: The number of the record.
+        kind: What it tells, as `Finished`, or None if even that cannot be read.
+        step: The step that it is about, or None.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, number: int, record: bytes, state: RunState, error: Exception) -> None:
+        self.number = number
+        self.kind, self.step = _subject(record, state)
+        of_step = "" if self.step is None else f" of step '{self.step}'"
+        what = f", {self.kind}{of_step}," if self.kind is not None else ""
+        self.reason = str(error) if isinstance(error, ContextSerdeError) else repr(error)
+        super().__init__(f"journal record {number}{what} cannot be applied: {self.reason}")
+        if isinstance(error, ContextSerdeError):
+            self.type_name, self.field = error.type_name, error.field
+
+
+def decode_record(record: bytes, registry: TypeRegistry) -> None:
+    """Check that the values of a record can be built, without the run that it applies to.
+
+    Raises:
+        ContextSerdeError: If they cannot.
+    """
+    decode(unpack_record(record)[1], registry)
+
+
+def describe_record(record: bytes) -> tuple[float, str, dict[str, Any]]:
+    """Return the time, the kind and the fields of a record as JSON-able values. No class is built or looked up.
+
+    Raises:
+        ContextSerdeError: If it is damaged.
+    """
+    at, data = unpack_record(record)
+    content = transcribe(data)
+    if not isinstance(content, list) or not content or content[0] not in _KINDS:
+        raise ContextSerdeError("a record of the journal tells no kind of fact that there is")
+    return at, content[0], dict(zip(_FIELDS[_KINDS[content[0]]], content[1:], strict=False))
+
+
+def _subject(record: bytes, state: RunState) -> tuple[str | None, str | None]:
+    try:
+        _, kind, fields = describe_record(record)
+    except ContextSerdeError:
+        return None, None
+    number = fields.get("invocation")
+    invocation = state.invocations.get(number) if isinstance(number, int) else None
+    return kind, fields.get("step") if invocation is None else invocation.spec.name

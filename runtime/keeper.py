@@ -10,16 +10,11 @@ lease.
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
 import threading
 import weakref
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenroom.actors.base import Ref, Reply
@@ -28,8 +23,8 @@ from greenroom.actors.durable import DurableSupervisor, FromInbox, JournalingRef
 from greenroom.actors.journal import Flush, JournalActor
 from greenroom.actors.root import RunEnded
 from greenroom.actors.ticker import Ticker, TickNow
-from greenroom.checkpoint import dump_checkpoint, load_checkpoint
-from greenroom.codec import TypeRegistry, decode, encode
+from greenroom.checkpoint import dump_checkpoint
+from greenroom.codec import decode
 from greenroom.errors import (
     ContextSerdeError,
     GreenroomError,
@@ -42,23 +37,25 @@ from greenroom.errors import (
     WorkflowRuntimeError,
 )
 from greenroom.events import Event, WorkflowCancelledEvent
-from greenroom.facts import CancelAsked, EventArrived, Outcome, Responded, RunResumed, RunStarted
+from greenroom.facts import Outcome, RunResumed, RunStarted
+from greenroom.inbox import read_entry, read_question
 from greenroom.inputs import PendingInput
-from greenroom.journal import encode_fact, pack_record, replay
+from greenroom.journal import encode_fact, pack_record
+from greenroom.named import graphs_named_by, registry_for
+from greenroom.owners import is_dead, owner_name
+from greenroom.recovery import read_run
 from greenroom.run_state import RunState, failed_outcome
-from greenroom.snapshot import registry_for
-from greenroom.stores import ENDED, FIRST_FENCE, Commit, InboxEntry, InputRow, Loaded, NewRun, RunRow, RunStore
+from greenroom.stores import ENDED, FIRST_FENCE, Commit, InboxEntry, Loaded, NewRun, RunRow, RunStore
 
 if TYPE_CHECKING:
     from greenroom.handler import Handler
     from greenroom.runtime import Runtime
     from greenroom.workflow import Workflow
 
-__all__ = ["Durability", "RunKeeper", "post_answer", "post_cancel", "post_event"]
+__all__ = ["Durability", "RunKeeper"]
 
 logger = logging.getLogger("greenroom.durable")
 
-EVENT, ANSWER, CANCEL = "event", "answer", "cancel"
 PAGE = 500
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 60.0
@@ -104,7 +101,7 @@ class RunKeeper:
         store.open()
         dispatcher = runtime.dispatcher
         self.store = store
-        self.owner = _owner_name()
+        self.owner = owner_name()
         self.is_sync = durability.is_sync
         self.idle_timeout = durability.idle_timeout
         self.offset = dispatcher.wall_time().timestamp() - dispatcher.now()
@@ -124,9 +121,11 @@ class RunKeeper:
         self._closed = False
         self._resting_round: list[Any] = []  # weak references to the handlers that are looked after next
         self._last_sweep = float("-inf")
+        self._is_ending = False
         self._renew()
         self._heartbeat: Ref = Ticker.start(dispatcher, durability.lease / 3, self._renew)
         self._clock: Ref = Ticker.start(dispatcher, POLL_SECONDS, self._look)
+        self.wakes_others = True  # whether runs that came to rest in other processes are woken here
         self._unwatch = store.watch(lambda: self._clock.tell(TickNow()))
 
     # -- runs that begin -----------------------------------------------------------------------------------------------
@@ -144,7 +143,7 @@ class RunKeeper:
             StoreError: If the store failed. The run does not begin.
         """
         self.know(workflow)
-        registry, now = registry_for(state.graph), self.now()
+        registry, now = registry_for(*graphs_named_by(workflow)), self.now()
         commit = Commit(
             state.run_id,
             FIRST_FENCE,
@@ -201,7 +200,10 @@ class RunKeeper:
             return self._ended_handler(workflow, row)
         if row.status == "set_aside":
             raise WorkflowRuntimeError(f"run '{run_id}' was set aside: {row.reason}")
-        self._end_leases_of_the_dead()
+        if row.owner is not None and row.owner != self.owner and self._is_alive(row.owner):
+            raise WorkflowRuntimeError(
+                f"run '{run_id}' is held by another process, {row.owner}; send to it with greenroom answer or cancel"
+            )
         return self.wake(run_id)
 
     def recover(self, workflows: Iterable[Workflow]) -> list[Handler]:
@@ -211,6 +213,23 @@ class RunKeeper:
         self._recovering |= set(known)
         self._end_leases_of_the_dead()
         return self._take_orphans(known)
+
+    def take_over(self, workflow: Workflow, run_id: str) -> Handler:
+        """Go on with one run of the store, or return the handler of one that has ended.
+
+        Raises:
+            WorkflowRuntimeError: If there is no such run of this workflow, another process holds it or it was set
+                aside.
+            StoreError: If the store failed.
+        """
+        row = self.store.row(run_id)
+        if row is None:
+            raise WorkflowRuntimeError(f"there is no run '{run_id}'")
+        if row.workflow != workflow.workflow_name:
+            raise WorkflowRuntimeError(f"run '{run_id}' is of {row.workflow}, not of {workflow.workflow_name}")
+        self.know(workflow)
+        self._end_leases_of_the_dead()
+        return self._ended_handler(workflow, row) if row.status in ENDED else self.wake(run_id)
 
     def wake(self, run_id: str) -> Handler:
         """Bring a run that rests, or whose process has died, to work; or return the handler of one that is at work.
@@ -315,21 +334,29 @@ class RunKeeper:
         row = loaded.row
         workflow = self._workflows[row.workflow]
         graph = workflow._graph
-        registry = registry_for(graph)
+        named = graphs_named_by(workflow)
+        registry = registry_for(*named)
         if loaded.snapshot is None:
             raise ContextSerdeError("the store has no checkpoint of it")
-        state, last = load_checkpoint(
-            graph, loaded.snapshot[1], registry, timeout=workflow.timeout, on_stuck=workflow._on_stuck
+        recovery = read_run(
+            graph,
+            loaded.snapshot[1],
+            loaded.records,
+            registry,
+            published=row.next_offset,
+            timeout=workflow.timeout,
+            on_stuck=workflow.on_stuck,
+            named=named,
         )
+        state = recovery.state
         state.run_id = row.run_id
-        last = replay(state, [record for _, record in loaded.records], registry) or last
         kept = self._at_rest.get(row.run_id)
         missed = [] if kept is None else self.earlier_events(row.run_id, kept.seen - 1, state.published, graph)
         entries = self.store.inbox(run_id=row.run_id)
         # It may be at rest again before the call is over.
         self._at_rest.pop(row.run_id, None)
         try:
-            handler = workflow._go_on(self._runtime, state, fence, row.next_seq, last, kept, missed)
+            handler = workflow._go_on(self._runtime, recovery, fence, row.next_seq, kept, missed)
         except BaseException:
             if kept is not None:
                 self._at_rest[row.run_id] = kept
@@ -342,7 +369,7 @@ class RunKeeper:
         data = self.store.result(row.run_id)
         if data is None:
             raise WorkflowRuntimeError(f"run '{row.run_id}' has ended as {row.status}, and its result was swept")
-        event, error = decode(data, registry_for(workflow._graph))
+        event, error = decode(data, registry_for(*graphs_named_by(workflow)))
         status: Any = row.status
         return workflow._ended(self._runtime, row.run_id, row.next_offset, Outcome(status, event, error))
 
@@ -361,7 +388,7 @@ class RunKeeper:
                     known[row.run_id] = None if run is None else self._workflows.get(run.workflow)
                 workflow = known[row.run_id]
                 if workflow is not None:
-                    questions.append(_read_question(row, registry_for(workflow._graph)))
+                    questions.append(read_question(row, registry_for(*graphs_named_by(workflow))))
             if len(page) < PAGE:
                 return questions
             after = page[-1].input_id
@@ -465,6 +492,13 @@ class RunKeeper:
             self._lease_until = begun + self._durability.lease
 
     def _look(self) -> None:
+        try:
+            self._look_around()
+        except StoreError:
+            if not self._is_ending:  # The store may be closed under a look that began before.
+                raise
+
+    def _look_around(self) -> None:
         """Hand on what was posted, wake what is due, take over what is left of the dead."""
         if self._unsure:
             with self._lock:
@@ -477,7 +511,8 @@ class RunKeeper:
             handler = self._runtime.runs.get(entry.run_id)
             if handler is not None:
                 self._hand_on(entry, handler)
-        self._acquire([row.run_id for row in self.store.due(list(self._workflows), self.now())])
+        due = [row.run_id for row in self.store.due(list(self._workflows), self.now())]
+        self._acquire(due if self.wakes_others else [run_id for run_id in due if run_id in self._at_rest])
         if self._recovering:
             self._end_leases_of_the_dead()
             self._take_orphans(self._recovering)
@@ -543,7 +578,7 @@ class RunKeeper:
                 return
             actor.handed.add(entry.id)
             try:
-                fact = _read_entry(entry, registry_for(handler._link.graph))
+                fact = read_entry(entry, registry_for(handler._link.graph))
             except ContextSerdeError as error:
                 logger.error("what was posted for run '%s' cannot be read, and stays there: %s", entry.run_id, error)
                 return
@@ -558,10 +593,16 @@ class RunKeeper:
             if len(rows) < PAGE or not taken:
                 return handlers
 
+    def _is_alive(self, owner: str) -> bool:
+        """Return whether an owner may still be at work. The lease of one that is not is over then."""
+        if is_dead(owner):
+            self.store.resign(owner)
+        return owner in self.store.owners()
+
     def _end_leases_of_the_dead(self) -> None:
         """End the leases of processes of this machine that are gone, so that nobody need wait for them."""
         for owner in self.store.owners():
-            if owner != self.owner and _is_dead(owner):
+            if owner != self.owner and is_dead(owner):
                 self.store.resign(owner)
 
     def _sweep(self) -> None:
@@ -575,6 +616,7 @@ class RunKeeper:
 
     def prepare_end(self) -> None:
         """Wake and take over no more runs of its own accord."""
+        self._is_ending = True
         self._clock.stop(block=False)
 
     def close(self, seconds: float, error: RuntimeShutdownError) -> None:
@@ -624,98 +666,6 @@ class _Waitable:
 
     def block(self, timeout: float | None) -> None:
         wait([self._future], timeout)
-
-
-# -- what other processes post ---------------------------------------------------------------------------------------
-
-
-def post_event(
-    store: RunStore, run_id: str, event: Event, registry: TypeRegistry, dedup_key: str | None = None
-) -> bool:
-    """Put an event into the inbox of a run; return False if one with this key was posted before."""
-    return store.post(run_id, EVENT, encode([event, None, dedup_key], registry), dedup_key)
-
-
-def post_answer(store: RunStore, run_id: str, input_id: str, event: Event, registry: TypeRegistry) -> None:
-    """Put the answer to a question into the inbox of the run that asks."""
-    store.post(run_id, ANSWER, encode([input_id, event], registry))
-
-
-def post_cancel(store: RunStore, run_id: str) -> None:
-    """Ask for the end of a run."""
-    store.post(run_id, CANCEL, b"")
-
-
-def _read_question(row: InputRow, registry: TypeRegistry) -> PendingInput:
-    response = registry.get(row.response)
-    if response is None:
-        raise ContextSerdeError(f"question '{row.input_id}' is answered with {row.response}, which is not registered")
-    return PendingInput(
-        input_id=row.input_id,
-        run_id=row.run_id,
-        step=row.step,
-        request=decode(row.request, registry),
-        response=response,
-        asked_at=datetime.fromtimestamp(row.asked_at, UTC),
-        expires_at=None if row.expires_at is None else datetime.fromtimestamp(row.expires_at, UTC),
-    )
-
-
-def _read_entry(entry: InboxEntry, registry: TypeRegistry) -> EventArrived | Responded | CancelAsked:
-    if entry.kind == CANCEL:
-        return CancelAsked()
-    values = decode(entry.payload, registry)
-    try:
-        return EventArrived(*values) if entry.kind == EVENT else Responded(*values)
-    except TypeError as error:
-        raise ContextSerdeError(f"inbox entry {entry.id} is not whole: {error}") from error
-
-
-# -- owners ------------------------------------------------------------------------------------------------------------
-
-
-def _owner_name() -> str:
-    """Return a name that tells the machine, the process and this runtime of it."""
-    return f"{_machine()}/{os.getpid()}/{_started(os.getpid()) or 0}/{secrets.token_hex(4)}"
-
-
-def _machine() -> str:
-    """Return what processes have in common that see each other's process ids."""
-    parts = [socket.gethostname()]
-    for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", os.readlink)):
-        try:
-            parts.append(str(read(Path(path))).strip())
-        except OSError:
-            continue  # Not Linux: the host's name has to do.
-    return ":".join(parts)
-
-
-def _started(pid: int) -> int | None:
-    """Return when a process began, in the kernel's ticks; None where that cannot be known, and -1 if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # One whose parent has not asked for its end yet is still listed.
-        return -1 if fields[0] in ("Z", "X") else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _is_dead(owner: str) -> bool:
-    """Return whether an owner is a process of this machine that is gone for certain."""
-    try:
-        machine, pid, started = owner.rsplit("/", 3)[0], *map(int, owner.split("/")[-3:-1])
-    except ValueError:
-        return False
-    if machine != _machine():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    now_started = _started(pid)
-    return bool(started and now_started is not None and now_started != started)
 
 
 def _where(row: RunRow) -> str:

@@ -99,7 +99,8 @@ class _RunLog(Observer):
 
     def run_started(self, run: RunRecord) -> None:
         began = "began" if run.start_event is not None else "goes on"
-        run_logger.info("run '%s' of %s %s", run.run_id, run.workflow, began, extra=log_fields(run.run_id))
+        where = "" if run.parent is None else f" in step '{run.parent.step}' of run '{run.parent.run.run_id}'"
+        run_logger.info("run '%s' of %s %s%s", run.run_id, run.workflow, began, where, extra=log_fields(run.run_id))
 
     def run_ended(self, run: RunRecord) -> None:
         assert run.outcome is not None

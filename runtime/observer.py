@@ -10,19 +10,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from greenroom.errors import WorkflowRuntimeError
 from greenroom.events import Event
 from greenroom.facts import DeadLetter, Outcome
 from greenroom.ports import log_fields
 
-__all__ = ["AttemptEnd", "AttemptRecord", "Observer", "Observers", "RunRecord", "WaitEnd", "WaitRecord"]
+__all__ = ["AttemptEnd", "AttemptRecord", "Observer", "Observers", "RunParent", "RunRecord", "WaitEnd", "WaitRecord"]
 
 logger = logging.getLogger("greenroom.observer")
 
 AttemptEnd: TypeAlias = Literal["completed", "failed", "timed_out", "cancelled", "passivated"]
 WaitEnd: TypeAlias = Literal["answered", "expired", "withdrawn", "cancelled"]
+
+
+class RunParent(NamedTuple):
+    """The step that has begun a run within its own, by `ctx.run(...)`.
+
+    Attributes:
+        run: Its run.
+        step: Its name.
+        invocation: The number of the event's way through the step, over all attempts.
+    """
+
+    run: RunRecord
+    step: str
+    invocation: int
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +46,9 @@ class RunRecord:
     Attributes:
         run_id: Its id.
         workflow: The name of its workflow.
-        origin: The id of the run that it goes on from, as after a restore, however often; else its own.
+        origin: The id of the run that it goes on from, as after a restore, however often; else its own. That of a child
+            whose id begins with its parent's begins with its parent's origin.
+        parent: The step that has begun it within a run, or None.
         start_event: The event that began it; None if it goes on with unfinished work.
         started_at: When it began.
         ended_at: When it ended, or None.
@@ -43,6 +59,7 @@ class RunRecord:
     workflow: str
     origin: str
     started_at: float
+    parent: RunParent | None = None
     start_event: Event | None = None
     ended_at: float | None = None
     outcome: Outcome | None = None
@@ -122,8 +139,9 @@ class Observer:
     A hook must not block and must not call into the run: most are called in the turn of the run's supervisor, on any
     thread, where the run stands still meanwhile. Hooks of one run come one at a time and in order, but for
     `step_started` and `step_ended`, which come from the threads of the bodies; those of one attempt come in order, and
-    where a body begins just as its run ends both may come after that. Hooks of several runs come at once. What a hook
-    raises is logged, the first time, and harms no run.
+    where a body begins just as its run ends both may come after that. Hooks of several runs come at once. A child
+    run is a run of its own that names its parent; it begins and ends within that. What a hook raises is logged, the
+    first time, and harms no run.
 
     Example:
         >>> from greenroom import Runtime, StartEvent, StopEvent, Workflow, step
@@ -147,7 +165,8 @@ class Observer:
     def run_started(self, run: RunRecord) -> None:
         """A run begins. In the supervisor's turn, within the context variables that all its bodies will have.
 
-        These are a copy of those of whoever called `run()`; what is set here is seen by every step.
+        These are a copy of those of whoever called `run()` or, for a child run, of the step that called `ctx.run()`;
+        what is set here is seen by every step.
         """
 
     def run_idle(self, run: RunRecord) -> None:

@@ -98,6 +98,10 @@ class OpenTelemetry(Observer):
             attributes["greenroom.resumed"] = True
         if run.origin != run.run_id:
             attributes["greenroom.origin_run_id"] = run.origin
+        if run.parent is not None:
+            attributes["greenroom.parent_run_id"] = run.parent.run.run_id
+            attributes["greenroom.parent_step"] = run.parent.step
+            attributes["greenroom.parent_invocation"] = run.parent.invocation
         span = self._spans[run] = self._tracer.start_span(f"run {run.workflow}", attributes=attributes)
         context.attach(trace.set_span_in_context(span))
         self._active_runs.add(1, {"greenroom.workflow": run.workflow})

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextvars import Context as Variables
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenroom.errors import ContextStateError
-from greenroom.facts import Fact, Inspect, WaitAsked
+from greenroom.facts import ChildAsked, ChildAwaited, Fact, Inspect, WaitAsked
 from greenroom.graph import Graph
 from greenroom.run_state import RunState
 from greenroom.state import StateStore, StoreCall
 
 if TYPE_CHECKING:
     from greenroom.invocation import Invocation
+    from greenroom.resources import ResourceManager
     from greenroom.retry import RetryInfo
 
-__all__ = ["HasGraph", "HasPort", "RestingPort", "RunPort", "StepPort", "current_step", "log_fields", "step_has_ended"]
+__all__ = [
+    "Cast",
+    "HasGraph",
+    "HasPort",
+    "RestingPort",
+    "RunPort",
+    "StepPort",
+    "current_step",
+    "log_fields",
+    "step_has_ended",
+]
 
 
 class RunPort(Protocol):
@@ -75,13 +88,21 @@ class StepPort(RunPort, Protocol):
     def tell(self, fact: Fact) -> None:
         """Hand over a fact."""
 
-    def wait(self, fact: WaitAsked) -> Any:
+    def wait(self, fact: WaitAsked | ChildAwaited) -> Any:
         """Hand over a wait and block until it has ended."""
         ...
 
-    async def wait_async(self, fact: WaitAsked) -> Any:
+    async def wait_async(self, fact: WaitAsked | ChildAwaited) -> Any:
         """Hand over a wait and await its end."""
         ...
+
+    @property
+    def root_id(self) -> str:
+        """The id of the run that was begun from outside: this one, or the one around it."""
+        ...
+
+    def begin_child(self, fact: ChildAsked) -> None:
+        """Hand over a run that the step begins within its own."""
 
     def nth(self, name: str) -> int:
         """Return how often this attempt has asked for this name before."""
@@ -89,6 +110,40 @@ class StepPort(RunPort, Protocol):
 
     def forked(self) -> None:
         """Refuse everything from now on: this is a forked child, and the run is its parent's."""
+
+
+class Cast:
+    """Those who run the steps of one run: what their actors are made from, and the actors.
+
+    Attributes:
+        graph: The workflow's graph.
+        run_id: The run's id.
+        functions: Returns the function of a step by its name, bound to the workflow.
+        variables: The context variables of whoever began the run.
+        manager: Holds the resources that the steps depend on; None if they depend on nothing.
+        steps: The addresses of the step actors by name. Touched by the supervisor alone, as `resources` is.
+        resources: What is open for the run.
+        watch: Hears of the begin and end of bodies, where somebody observes the run; else None.
+    """
+
+    __slots__ = ("functions", "graph", "manager", "resources", "run_id", "steps", "variables", "watch")
+
+    def __init__(
+        self,
+        graph: Graph,
+        run_id: str,
+        functions: Callable[[str], Callable[..., Any]],
+        variables: Variables,
+        manager: ResourceManager | None = None,
+    ) -> None:
+        self.graph = graph
+        self.run_id = run_id
+        self.functions = functions
+        self.variables = variables
+        self.manager = manager
+        self.steps: dict[str, Any] = {}
+        self.resources: Any = None
+        self.watch: Any = None
 
 
 class HasGraph(Protocol):

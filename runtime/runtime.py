@@ -310,12 +310,18 @@ class Runtime:
 
     def _find_asker(self, input_id: str) -> Handler | None:
         origin, _, _ = str(input_id).rpartition(":")
-        first = self.runs.get(origin)
-        runs = (*self.resumed.get(origin, ()), *(() if first is None else (first,)))
+        runs = self._of_origin(origin)
+        while not runs and "/" in origin:
+            origin = origin.rpartition("/")[0]  # a question of a child begins with what those of its parent begin with
+            runs = self._of_origin(origin)
         knowing = [handler for handler in runs if handler.knows_question(input_id)]
         # Of several that went on from one snapshot, some may have been answered.
         asking = [handler for handler in knowing if handler.is_asking(input_id)] if len(knowing) > 1 else knowing
         return next(iter((*asking, *knowing)), None)
+
+    def _of_origin(self, origin: str) -> tuple[Handler, ...]:
+        first = self.runs.get(origin)
+        return (*self.resumed.get(origin, ()), *(() if first is None else (first,)))
 
     def enter_resumed(self, handler: Handler) -> None:
         """Note that a run goes on from another, for the questions that bear the other's id."""
@@ -375,16 +381,14 @@ class Runtime:
                 f"shutdown() within step '{step.invocation.spec.name}' would wait for its own run '{step.run_id}' for"
                 " ever: shut the runtime down from outside, or with a timeout"
             )
-        if self.dispatcher.on_loop_thread() and any(
-            handler.ctx._port.graph.has_async_steps and handler.running_steps() for handler in list(self.runs.values())
-        ):
+        if self.dispatcher.on_loop_thread() and any(handler.needs_loop() for handler in list(self.runs.values())):
             raise DeadlockError(
                 "shutdown() would block the event loop that the runs need: await their handlers before the end of the"
                 " block, or shut down with a timeout"
             )
 
     def _is_at_work(self, step: StepPort | None) -> bool:
-        return step is not None and not step.cancelled and not self.dispatcher.closed and step.run_id in self.runs
+        return step is not None and not step.cancelled and not self.dispatcher.closed and step.root_id in self.runs
 
     def new_run_id(self) -> str:
         """Return an id that no other run has, in any process."""

@@ -1,77 +1,55 @@
 """Snapshots: a run as one document, and back.
 
 A document holds what a run is between two facts: the shared state, unfinished invocations with their logs, collections,
-waits and questions, and what is left of each time. Times are kept as seconds that are left or have passed, since no
-clock outlives its process. Reading builds only classes that the workflow's own code names, or that were registered.
+waits and questions, runs within it, and what is left of each time. Times are kept as seconds that are left or have
+passed, since no clock outlives its process. Reading builds only classes that the workflow's own code names, or that
+were registered.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import types
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from enum import Enum
 from typing import Any, get_args
 
 import msgpack
 from pydantic import BaseModel
 
 from greenroom.buffers import BufferKey, CollectBuffer
-from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, global_registry, reachable_classes, to_jsonable
+from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, global_registry, to_jsonable
 from greenroom.codec.registry import default_name
 from greenroom.collect import Collect, Join
 from greenroom.errors import ContextSerdeError
-from greenroom.events import (
-    CollectionReleaseEvent,
-    Event,
-    HumanResponseEvent,
-    InputRequiredEvent,
-    NeverEvent,
-    StartEvent,
-    StepFailedEvent,
-    StopEvent,
-    WorkflowCancelledEvent,
-    WorkflowFailedEvent,
-    WorkflowTimedOutEvent,
-)
-from greenroom.facts import DeadLetter, EndStatus
+from greenroom.events import CollectionReleaseEvent, Event, StopEvent
+from greenroom.facts import DeadLetter, EndStatus, Outcome, Responded
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.lineage import FanOut, Gathered, Lineage, Recoveries
 from greenroom.retry import RetryInfo
-from greenroom.run_state import RunState
+from greenroom.run_state import Child, RunState
 from greenroom.state import DictState, StateStore
 from greenroom.steps import StepSpec
 from greenroom.tally import Tally
 from greenroom.waits import InputEnd, OpenInput, Wait, WaitState
 
-__all__ = ["FORMAT", "dump_snapshot", "load_snapshot", "read_document", "registry_for", "take_document"]
+__all__ = [
+    "FORMAT",
+    "dump_snapshot",
+    "graph_differences",
+    "graphs_within",
+    "load_snapshot",
+    "open_snapshot",
+    "read_document",
+    "read_head",
+    "take_document",
+    "taken_down",
+]
 
 FORMAT = 1
-_HEAD = ("format", "workflow", "graph")
+_HEAD = ("format", "workflow", "graph", "within")
 _MAX_SECONDS = 1e11  # Three thousand years: dates cannot be reckoned with more.
-
-
-def registry_for(graph: Graph) -> TypeRegistry:
-    """Return the classes that a snapshot of this workflow may build: what its steps' annotations and code name."""
-    named = [*graph.events, StartEvent, StopEvent, InputRequiredEvent, HumanResponseEvent, Event, DictState]
-    named += [CollectionReleaseEvent, NeverEvent, StepFailedEvent]
-    named += [WorkflowCancelledEvent, WorkflowFailedEvent, WorkflowTimedOutEvent]
-    if graph.state_type is not None:
-        named.append(graph.state_type)
-    for function in graph.functions:
-        named += _classes_in(function)
-    # What code names may change while it runs, as in a notebook, and so may what is registered. Both are quickly seen,
-    # while to follow the annotations takes longer than to write a small snapshot.
-    key = (tuple(named), global_registry.registered)
-    kept = graph.snapshot_registry
-    if kept is None or kept[0] != key:
-        classes = [cls for cls in reachable_classes(*named) if cls not in global_registry]
-        kept = graph.snapshot_registry = (key, global_registry.child(classes))
-    registry: TypeRegistry = kept[1]
-    return registry
 
 
 def take_document(state: RunState, now: float) -> dict[str, Any]:
@@ -81,12 +59,126 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
         state: The run, between two facts.
         now: The time of its clock, in seconds.
     """
-    running = [inv for inv in state.invocations.values() if inv.worker is not None]
-    others = [inv for inv in state.invocations.values() if inv.worker is None]
+    graphs = graphs_within(state)
     return {
         "format": FORMAT,
         "workflow": state.graph.name,
-        "graph": _fingerprint(state.graph),
+        "graph": taken_down(state.graph),
+        "within": [[graph.name, taken_down(graph)] for graph in graphs],
+        **_dump_run(state, now),
+        "children": list(_dump_children(state, now, graphs, ())),
+    }
+
+
+def graphs_within(state: RunState) -> list[Graph]:
+    """Return the graphs of the runs within a run, each once."""
+    found: dict[int, Graph] = {}
+    pending = [state]
+    while pending:
+        for child in pending.pop().children.values():
+            found[id(child.graph)] = child.graph
+            if child.run is not None:
+                pending.append(child.run)
+    return list(found.values())
+
+
+def read_document(graph: Graph, document: Any, registry: TypeRegistry, named: Sequence[Graph] = ()) -> RunState:
+    """Return the run of a document, put away, with a clock that stands at 0.
+
+    Args:
+        graph: The workflow's graph.
+        document: What `load_snapshot` returned.
+        registry: The classes that may be built.
+        named: The graphs of the workflows that runs within this one may be of.
+
+    Raises:
+        ContextSerdeError: If it is not whole.
+    """
+    try:
+        state = _read(graph, document, registry)
+        _read_children(state, document, registry, named)
+        return state
+    except ContextSerdeError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise ContextSerdeError(f"the snapshot of {graph.name} is not whole: {error!r}") from error
+
+
+def dump_snapshot(document: dict[str, Any], registry: TypeRegistry) -> bytes:
+    """Return a document as one msgpack map with a checksum.
+
+    Raises:
+        ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
+    """
+    head = encode({key: document[key] for key in _HEAD}, registry)
+    body = encode({key: value for key, value in document.items() if key not in _HEAD}, registry, root="run")
+    checksum = zlib.crc32(body, zlib.crc32(head))
+    outer = {"greenroom": FORMAT, "crc32": checksum, "head": head, "document": body}
+    return bytes(msgpack.packb(outer) or b"")
+
+
+def load_snapshot(graph: Graph, data: bytes, registry: TypeRegistry, named: Sequence[Graph] = ()) -> Any:
+    """Return the document of `dump_snapshot`.
+
+    Raises:
+        ContextSerdeError: If the bytes are no snapshot, are damaged, are of a newer format, of another workflow or
+            another graph, or name a class that the program has not named.
+    """
+    head, body = open_snapshot(data)
+    # First the head: another workflow has other classes, and the body would be refused for those.
+    outside = decode(head, registry)
+    _check_head(graph, outside, named, registry)
+    document = decode(body, registry)
+    return {**outside, **document} if isinstance(document, dict) else document
+
+
+def open_snapshot(data: bytes) -> tuple[bytes, bytes]:
+    """Return the head and the document of a snapshot, each still encoded.
+
+    Raises:
+        ContextSerdeError: If the bytes are no snapshot, are damaged, or are of a newer format.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise ContextSerdeError(f"a snapshot is bytes, not an instance of {type(data).__name__}")
+    try:
+        outer = msgpack.unpackb(data, raw=False, strict_map_key=True, max_map_len=8, max_array_len=0, max_ext_len=0)
+    except Exception as error:
+        raise ContextSerdeError(f"these bytes are no snapshot: {error}") from error
+    if not isinstance(outer, dict) or "greenroom" not in outer:
+        raise ContextSerdeError("these bytes are no snapshot of Greenroom")
+    _check_format(outer["greenroom"])
+    head, body = outer.get("head"), outer.get("document")
+    if not isinstance(head, bytes) or not isinstance(body, bytes):
+        raise ContextSerdeError("these bytes are no snapshot of Greenroom")
+    if zlib.crc32(body, zlib.crc32(head)) != outer.get("crc32"):
+        raise ContextSerdeError("the snapshot is damaged: its checksum is wrong")
+    return head, body
+
+
+def document_to_dict(document: dict[str, Any], registry: TypeRegistry) -> dict[str, Any]:
+    """Return a document as JSON-able values."""
+    jsonable: dict[str, Any] = to_jsonable(document, registry, root="run")
+    return jsonable
+
+
+def document_from_dict(graph: Graph, jsonable: Any, registry: TypeRegistry, named: Sequence[Graph] = ()) -> Any:
+    """Return the document of `document_to_dict`.
+
+    Raises:
+        ContextSerdeError: As `load_snapshot` does.
+    """
+    _check_head(graph, jsonable, named, registry)  # its values are plain, and so the same in both
+    return from_jsonable(jsonable, registry)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _dump_run(state: RunState, now: float) -> dict[str, Any]:
+    """Return what a run is, without the runs within it."""
+    running = [inv for inv in state.invocations.values() if inv.worker is not None]
+    others = [inv for inv in state.invocations.values() if inv.worker is None]
+    return {
         "run_id": state.run_id,
         "origin": state.origin,
         "status": "running" if state.outcome is None else state.outcome.status,
@@ -112,76 +204,26 @@ def take_document(state: RunState, now: float) -> dict[str, Any]:
     }
 
 
-def read_document(graph: Graph, document: Any, registry: TypeRegistry) -> RunState:
-    """Return the run of a document, put away, with a clock that stands at 0.
-
-    Raises:
-        ContextSerdeError: If it is not whole.
-    """
-    try:
-        return _read(graph, document, registry)
-    except ContextSerdeError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise ContextSerdeError(f"the snapshot of {graph.name} is not whole: {error!r}") from error
-
-
-def dump_snapshot(document: dict[str, Any], registry: TypeRegistry) -> bytes:
-    """Return a document as one msgpack map with a checksum.
-
-    Raises:
-        ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
-    """
-    head = encode({key: document[key] for key in _HEAD}, registry)
-    body = encode({key: value for key, value in document.items() if key not in _HEAD}, registry, root="run")
-    checksum = zlib.crc32(body, zlib.crc32(head))
-    outer = {"greenroom": FORMAT, "crc32": checksum, "head": head, "document": body}
-    return bytes(msgpack.packb(outer) or b"")
+def _dump_children(state: RunState, now: float, graphs: list[Graph], path: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Return the runs within a run, those within others after them: flat, since a document cannot nest so deep."""
+    for name, child in state.children.items():
+        outcome = child.outcome
+        yield {
+            "path": [*path, name],
+            "invocation": child.invocation,
+            "run_id": child.run_id,
+            "graph": next(number for number, graph in enumerate(graphs) if graph is child.graph),
+            "outcome": None if outcome is None else _dump_outcome(outcome),
+            "run": None if child.run is None else _dump_run(child.run, now),
+            "early": [[answer.input_id, answer.event] for answer in child.early],
+        }
+        if child.run is not None:
+            yield from _dump_children(child.run, now, graphs, (*path, name))
 
 
-def load_snapshot(graph: Graph, data: bytes, registry: TypeRegistry) -> Any:
-    """Return the document of `dump_snapshot`.
-
-    Raises:
-        ContextSerdeError: If the bytes are no snapshot, are damaged, are of a newer format, of another workflow or
-            another graph, or name a class that the program has not named.
-    """
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise ContextSerdeError(f"a snapshot is bytes, not an instance of {type(data).__name__}")
-    try:
-        outer = msgpack.unpackb(data, raw=False, strict_map_key=True, max_map_len=8, max_array_len=0, max_ext_len=0)
-    except Exception as error:
-        raise ContextSerdeError(f"these bytes are no snapshot: {error}") from error
-    if not isinstance(outer, dict) or "greenroom" not in outer:
-        raise ContextSerdeError("these bytes are no snapshot of Greenroom")
-    _check_format(outer["greenroom"])
-    head, body = outer.get("head"), outer.get("document")
-    if not isinstance(head, bytes) or not isinstance(body, bytes):
-        raise ContextSerdeError("these bytes are no snapshot of Greenroom")
-    if zlib.crc32(body, zlib.crc32(head)) != outer.get("crc32"):
-        raise ContextSerdeError("the snapshot is damaged: its checksum is wrong")
-    # First the head: another workflow has other classes, and the body would be refused for those.
-    _check_head(graph, decode(head, registry))
-    return decode(body, registry)
-
-
-def document_to_dict(document: dict[str, Any], registry: TypeRegistry) -> dict[str, Any]:
-    """Return a document as JSON-able values."""
-    jsonable: dict[str, Any] = to_jsonable(document, registry, root="run")
-    return jsonable
-
-
-def document_from_dict(graph: Graph, jsonable: Any, registry: TypeRegistry) -> Any:
-    """Return the document of `document_to_dict`.
-
-    Raises:
-        ContextSerdeError: As `load_snapshot` does.
-    """
-    _check_head(graph, jsonable)  # its values are plain, and so the same in both
-    return from_jsonable(jsonable, registry)
-
-
-# -- writing -----------------------------------------------------------------------------------------------------------
+def _dump_outcome(outcome: Outcome) -> list[Any]:
+    # Of one that did not complete nobody asks for the last event, whose class the workflow need not name.
+    return [outcome.status, outcome.event if outcome.error is None else None, outcome.error]
 
 
 def _dump_invocation(invocation: Invocation, now: float) -> dict[str, Any]:
@@ -217,6 +259,7 @@ def _dump_wait(wait: Wait, now: float) -> dict[str, Any]:
         "input_id": wait.input_id,
         "state": wait.state,
         "answer": wait.answer,
+        "runs": list(wait.runs),
     }
 
 
@@ -251,7 +294,8 @@ def _dump_fan_out(fan_out: FanOut) -> dict[str, Any]:
     }
 
 
-def _fingerprint(graph: Graph) -> dict[str, Any]:
+def taken_down(graph: Graph) -> dict[str, Any]:
+    """Return what is to be known of a graph to see later whether it has changed: what its steps take and return."""
     return {
         name: [
             _taken(spec),
@@ -290,19 +334,87 @@ def _check_format(version: Any) -> None:
         )
 
 
-def _check_head(graph: Graph, document: Any) -> None:
+def read_head(document: Any) -> tuple[Any, Any]:
+    """Return the name of the workflow, and what the head of a snapshot says of its steps.
+
+    Raises:
+        ContextSerdeError: If it is of a newer format.
+    """
     if not isinstance(document, dict) or "format" not in document:
         raise ContextSerdeError("this is no snapshot of Greenroom")
     _check_format(document["format"])
-    if document.get("workflow") != graph.name:
-        raise ContextSerdeError(f"the snapshot is of {document.get('workflow')}, not of {graph.name}")
-    then, now = document.get("graph"), _fingerprint(graph)
-    if then != now:
-        try:
-            differences = "\n".join(f"  - {line}" for line in _differences(then, now))
-        except (TypeError, ValueError) as error:
-            raise ContextSerdeError(f"the snapshot of {graph.name} names no steps: {error}") from error
-        raise ContextSerdeError(f"{graph.name} has changed since the snapshot was taken:\n{differences}")
+    return document.get("workflow"), document.get("graph")
+
+
+def _check_head(graph: Graph, document: Any, named: Sequence[Graph], registry: TypeRegistry) -> None:
+    """Raise if a snapshot is of another workflow, or if a graph was another one; the differences are listed."""
+    workflow, then = read_head(document)
+    if workflow != graph.name:
+        raise ContextSerdeError(f"the snapshot is of {workflow}, not of {graph.name}")
+    _check_graph(then, graph, registry)
+    for name, within in _within(document):
+        _find_graph(name, within, named, graph, registry)
+
+
+def _check_graph(then: Any, graph: Graph, registry: TypeRegistry) -> None:
+    differences = graph_differences(graph, then, registry)
+    if differences:
+        listed = "\n".join(f"  - {line}" for line in differences)
+        raise ContextSerdeError(f"{graph.name} has changed since the snapshot was taken:\n{listed}")
+
+
+def graph_differences(graph: Graph, then: Any, registry: TypeRegistry) -> list[str]:
+    """Return how the graph differs from what was taken down of it, a sentence each.
+
+    Raises:
+        ContextSerdeError: If that does not say what the steps were.
+    """
+    now = taken_down(graph)
+    if then == now:
+        return []
+    try:
+        return list(_differences(_renamed(then, registry), now))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ContextSerdeError(f"the snapshot of {graph.name} names no steps: {error}") from error
+
+
+def _renamed(then: dict[str, Any], registry: TypeRegistry) -> dict[str, Any]:
+    """Return the steps as they were, with the names that their classes have now."""
+
+    def name_now(match: re.Match[str]) -> str:
+        cls = registry.get(match[0])
+        return match[0] if cls is None else _name(cls)
+
+    def listed_now(listed: str) -> str:
+        return _CLASS_NAME.sub(name_now, listed)
+
+    return {step: [sorted(map(listed_now, names)) for names in lists] for step, lists in then.items()}
+
+
+# Within "list[shop:Order]" and "shop:Order and shop:Bill".
+_CLASS_NAME = re.compile(r"[^\s\[\]]+:[^\s\[\]]+")
+
+
+def _within(document: Any) -> list[Any]:
+    pairs = document.get("within")
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ContextSerdeError("the snapshot does not tell of which workflows the runs within it are")
+    return pairs
+
+
+def _find_graph(name: Any, then: Any, named: Sequence[Graph], outer: Graph, registry: TypeRegistry) -> Graph:
+    """Return the graph of a run within another, as it was when the snapshot was taken."""
+    graphs = [graph for graph in named if graph.name == name]
+    if not graphs:
+        raise ContextSerdeError(
+            f"the snapshot of {outer.name} holds a run of {name}, which the code of {outer.name} does not name: name it"
+            " in the code of a step, or keep it in an attribute of the workflow"
+        )
+    for graph in graphs:
+        if taken_down(graph) == then:
+            return graph
+    _check_graph(then, graphs[0], registry)
+    return graphs[0]
 
 
 def _differences(then: Any, now: dict[str, Any]) -> Iterator[str]:
@@ -311,9 +423,9 @@ def _differences(then: Any, now: dict[str, Any]) -> Iterator[str]:
             yield f"step '{step}' is gone"
         elif step not in then:
             yield f"step '{step}' is new"
-        elif then[step] != now[step]:
+        elif then[step] != [sorted(names) for names in now[step]]:
             for verb, old, new in zip(("accepts", "returns"), then[step], now[step], strict=False):
-                if old != new:
+                if old != sorted(new):
                     yield f"step '{step}' {verb} {', '.join(new) or 'nothing'}; it was {', '.join(old) or 'nothing'}"
 
 
@@ -323,7 +435,7 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
         raise ContextSerdeError(f"the snapshot holds a state of {type(shared).__name__}, which is not the workflow's")
     state = RunState(graph, _text(document["run_id"]), store=StateStore(graph.state_type, shared))
     state.origin = _text(document["origin"])
-    state.published = _count(document["published"])
+    state.place = (_count(document["published"]), 0)
     state.tally = Tally.load(document["tally"], graph)
     counters = map(_count, document["next"])
     state.next_invocation, state.next_delayed, state.next_wait, state.next_input, state.next_fan_out = counters
@@ -361,6 +473,59 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
         raise ValueError("a fan-out is open of which nothing is left")
     state.put_away_as(_one_of(document["status"], ("running", *get_args(EndStatus))))
     return state
+
+
+def _read_children(state: RunState, document: dict[str, Any], registry: TypeRegistry, named: Sequence[Graph]) -> None:
+    graphs = [_find_graph(name, then, named, state.graph, registry) for name, then in _within(document)]
+    runs = [state]
+    for item in document["children"]:
+        *path, name = map(_text, item["path"])
+        parent = state
+        for outer in path:
+            found = parent.children[outer].run
+            if found is None:
+                raise ValueError(f"run '{outer}' has ended, and holds another")
+            parent = found
+        if name in parent.children:
+            raise ValueError(f"run '{name}' is there twice")
+        invocation = parent.invocations[_count(item["invocation"])]
+        child = Child(name, invocation.number, _text(item["run_id"]), graphs[_count(item["graph"])])
+        if item["outcome"] is not None:
+            child.outcome = _read_outcome(*item["outcome"])
+        else:
+            run = child.run = _read(child.graph, item["run"], registry)
+            run.depth = parent.depth + 1
+            if run.origin.rpartition("~")[0] != f"{parent.origin}/{name}" != run.origin:
+                raise ValueError(f"the questions of run '{name}' do not begin with its name")
+            runs.append(run)
+            child.early = [Responded(_text(input_id), _event(event)) for input_id, event in item["early"]]
+        parent.children[name] = child
+        if invocation.children is None:
+            invocation.children = []
+        invocation.children.append(name)
+    for run in runs:
+        for invocation in run.invocations.values():
+            for wait in (invocation.waits or {}).values():
+                _find_outcome(run, wait)
+
+
+def _read_outcome(status: Any, event: Any, error: Any) -> Outcome:
+    status = _one_of(status, get_args(EndStatus))
+    if status == "completed":
+        if not isinstance(event, StopEvent):
+            raise TypeError(f"a stop event was expected, not {event!r}")
+        return Outcome(status, event)
+    if not isinstance(error, BaseException):
+        raise TypeError(f"a failure was expected, not {error!r}")
+    return Outcome(status, StopEvent(), error)
+
+
+def _find_outcome(run: RunState, wait: Wait) -> None:
+    """Find what a wait for children was answered."""
+    outcomes = [run.children[name].outcome for name in wait.runs]
+    if wait.state == "answered" and wait.runs:
+        failed = [outcome for outcome in outcomes if outcome is not None and outcome.has_failed]
+        wait.outcome = failed[0] if failed else outcomes[0]
 
 
 def _read_fan_out(state: RunState, item: dict[str, Any]) -> None:
@@ -441,10 +606,11 @@ def _read_wait(invocation: Invocation, item: dict[str, Any], registry: TypeRegis
         event_type if event_type is not None and issubclass(event_type, Event) else None,
         item["requirements"],
         None if left is None else _seconds(left),
+        tuple(map(_text, item["runs"])),
     )
     wait.input_id = None if item["input_id"] is None else _text(item["input_id"])
     wait.state = _one_of(item["state"], get_args(WaitState))
-    wait.answer = _event(item["answer"]) if wait.state == "answered" else None
+    wait.answer = _event(item["answer"]) if wait.state == "answered" and not wait.runs else None
     return wait
 
 
@@ -510,43 +676,3 @@ def _gathering(graph: Graph, name: Any, how: type[Collect | Join]) -> str:
     if not isinstance(graph.steps[_step(graph, name)].gather, how):
         raise ValueError(f"step '{name}' does not gather events in this way")
     return _text(name)
-
-
-# -- the classes that code names ---------------------------------------------------------------------------------------
-
-
-def _classes_in(function: types.FunctionType) -> Iterator[type[Any]]:
-    """Return the classes of data that a function's code names, and that of the functions of its package it calls."""
-    package = _package(function)
-    seen, todo = {function}, [function]
-    while todo:
-        for value in _values_named_in(todo.pop()):
-            if isinstance(value, type):
-                if issubclass(value, BaseModel | Enum) or dataclasses.is_dataclass(value):
-                    yield value
-            elif isinstance(value, types.FunctionType) and value not in seen and _package(value) == package:
-                seen.add(value)
-                todo.append(value)
-
-
-def _values_named_in(function: types.FunctionType) -> Iterator[Any]:
-    """Return what a function's code names among its module's globals and in its closure."""
-    for name in set(_names_in(function.__code__)):
-        if name in function.__globals__:
-            yield function.__globals__[name]
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:
-            continue  # The closure's variable has no value yet.
-
-
-def _package(function: types.FunctionType) -> str:
-    return (function.__module__ or "").partition(".")[0]
-
-
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)

@@ -66,6 +66,11 @@ class StoreCall:
     owner: Hashable
     asker: Any = None
 
+    @property
+    def is_read(self) -> bool:
+        """Whether it changes nothing."""
+        return self.method in ("get", "get_state")
+
 
 class StateStore:
     """Holds the state, and the line of those who wait to write.

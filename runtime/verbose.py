@@ -1,14 +1,13 @@
 """What `Workflow(verbose=True)` prints.
 
 A line for whatever happens in a run, written before its result is there. Lines begin with the run's id while several
-verbose runs go on. `_going` holds those; only single set operations are used on it.
+verbose runs go on; those of a child always do. `_going` holds those; only single set operations are used on it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from greenroom.events import Event, StepState, StepStateChanged, StopEvent, UnhandledEvent, WorkflowIdleEvent
 from greenroom.facts import DeadLetter
@@ -23,78 +22,74 @@ _going: set[str] = set()
 
 
 class Verbose(Observer):
-    """Prints a line for whatever happens in one run, or logs it to `greenroom.verbose` where somebody listens."""
+    """Prints a line for whatever happens in a run and its children, or logs it where somebody listens."""
 
-    def __init__(self, run_id: str) -> None:
-        """Print for a run that is about to begin.
+    def __init__(self) -> None:
+        """Print for a run that is about to begin."""
+        self._put = _writer()
 
-        Args:
-            run_id: The run's id.
-        """
-        self._run_id = run_id
-        self._put = _writer(log_fields(run_id))
-
-    def _write(self, line: str) -> None:
-        self._put(f"{self._run_id} {line}" if len(_going) > 1 else line)
+    def _write(self, run: RunRecord, line: str) -> None:
+        is_named = run.parent is not None or len(_going) > 1
+        self._put(f"{run.run_id} {line}" if is_named else line, run.run_id)
 
     def run_started(self, run: RunRecord) -> None:
-        _going.add(self._run_id)
+        _going.add(run.run_id)
 
     def run_idle(self, run: RunRecord) -> None:
-        self._write("[idle]")
+        self._write(run, "[idle]")
 
     def run_ended(self, run: RunRecord) -> None:
         assert run.outcome is not None
-        self._write(f"[result] {run.outcome.event!r}")
-        _going.discard(self._run_id)
+        self._write(run, f"[result] {run.outcome.event!r}")
+        _going.discard(run.run_id)
 
     def event_routed(self, run: RunRecord, event: Event, step: str, is_queued: bool) -> None:
-        self._write(f"[tick] add: {type(event).__name__} -> {step}")
+        self._write(run, f"[tick] add: {type(event).__name__} -> {step}")
         if is_queued:
-            self._write(f"[{step}] enqueued (waiting for capacity)")
+            self._write(run, f"[{step}] enqueued (waiting for capacity)")
 
     def event_streamed(self, run: RunRecord, event: Event) -> None:
         if not isinstance(event, StopEvent):
-            self._write(f"[stream] {type(event).__name__}")
+            self._write(run, f"[stream] {type(event).__name__}")
 
     def event_held(self, run: RunRecord, event: Event) -> None:
-        self._write(f"[unhandled] {type(event).__name__}: it is kept for a wait")
+        self._write(run, f"[unhandled] {type(event).__name__}: it is kept for a wait")
 
     def dead_letter(self, run: RunRecord, letter: DeadLetter) -> None:
-        self._write(f"[unhandled] {type(letter.event).__name__}: {letter.reason}")
+        self._write(run, f"[unhandled] {type(letter.event).__name__}: {letter.reason}")
 
     def step_started(self, attempt: AttemptRecord) -> None:
-        self._write(f"{_worker(attempt)} started from {type(attempt.event).__name__}")
+        self._write(attempt.run, f"{_worker(attempt)} started from {type(attempt.event).__name__}")
 
     def step_ended(self, attempt: AttemptRecord) -> None:
         if attempt.end == "completed":
             how = f"complete with {attempt.output_name or 'no result'}"
         else:
             how = (attempt.end or "") if attempt.error is None else f"{attempt.end} with {attempt.error!r}"
-        self._write(f"{_worker(attempt)} {how}")
+        self._write(attempt.run, f"{_worker(attempt)} {how}")
 
     def step_retried(self, run: RunRecord, step: str, invocation: int, delay: float) -> None:
-        self._write(f"[{step}] tried again in {delay:g} s")
+        self._write(run, f"[{step}] tried again in {delay:g} s")
 
     def wait_started(self, wait: WaitRecord) -> None:
-        self._write(f"{_worker(wait.attempt)} waits for {wait.event_type.__name__}")
+        self._write(wait.attempt.run, f"{_worker(wait.attempt)} waits for {wait.event_type.__name__}")
 
     def wait_ended(self, wait: WaitRecord) -> None:
         how = wait.end if wait.answer is None else f"answered with {type(wait.answer).__name__}"
-        self._write(f"{_worker(wait.attempt)} wait for {wait.event_type.__name__} {how}")
+        self._write(wait.attempt.run, f"{_worker(wait.attempt)} wait for {wait.event_type.__name__} {how}")
 
 
 def _worker(attempt: AttemptRecord) -> str:
     return f"[{attempt.step}:{attempt.worker}]"
 
 
-def _writer(fields: dict[str, Any]) -> Callable[[str], None]:
+def _writer() -> Callable[[str, str], None]:
     if logger.isEnabledFor(logging.DEBUG):
-        return lambda line: logger.debug("%s", line, extra=fields)
+        return lambda line, run_id: logger.debug("%s", line, extra=log_fields(run_id))
     if logger.isEnabledFor(logging.INFO):
-        return lambda line: logger.info("%s", line, extra=fields)
+        return lambda line, run_id: logger.info("%s", line, extra=log_fields(run_id))
     # In one piece: several threads write.
-    return lambda line: print(line + "\n", end="", flush=True)
+    return lambda line, run_id: print(line + "\n", end="", flush=True)
 
 
 def describe(event: Event) -> str | None:

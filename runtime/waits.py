@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from greenroom.errors import InputAnsweredError, InputExpiredError, UnknownInputError
 from greenroom.events import Event, HumanResponseEvent
 from greenroom.lineage import Lineage
+
+if TYPE_CHECKING:
+    from greenroom.facts import Outcome
 
 __all__ = ["InputBook", "InputEnd", "OpenInput", "Wait", "WaitBook", "WaitState"]
 
@@ -34,6 +37,8 @@ class Wait:
         input_id: The question that goes with it, or None.
         state: Whether it waits, was answered, or has expired.
         answer: The event that answered it.
+        runs: The names of the children whose end is waited for, where it is not an event; `left` counts those that go
+            on, and `outcome` is that of the child that ended the wait, if it tells more than that all have ended.
         asker: Where the answer goes; opaque here, and None while no body stands at the call.
     """
 
@@ -45,8 +50,11 @@ class Wait:
         "input_id",
         "invocation",
         "key",
+        "left",
         "number",
+        "outcome",
         "requirements",
+        "runs",
         "state",
         "step",
     )
@@ -60,6 +68,7 @@ class Wait:
         event_type: type[Event] | None,
         requirements: Mapping[str, Any],
         deadline: float | None,
+        runs: tuple[str, ...] = (),
     ) -> None:
         self.number = number
         self.invocation = invocation
@@ -72,6 +81,9 @@ class Wait:
         self.state: WaitState = "open"
         self.answer: Event | None = None
         self.asker: Any = None
+        self.runs = runs
+        self.left = 0
+        self.outcome: Outcome | None = None
 
     def matches(self, event: Event, step: str | None) -> bool:
         """Return whether the event, addressed to a step or to nobody, answers this wait."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import ValidationError
@@ -30,13 +31,15 @@ from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.keeper import RunKeeper
 from greenroom.logging import run_log
+from greenroom.named import graphs_named_by, registry_for
 from greenroom.observer import Observers
 from greenroom.ports import RestingPort
+from greenroom.recovery import Recovery
 from greenroom.resources import ResourceManager
 from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
-from greenroom.snapshot import registry_for
-from greenroom.steps import describe, read_step, step_options
+from greenroom.signature import read_step
+from greenroom.steps import describe, step_options
 from greenroom.stores import FIRST_FENCE
 from greenroom.verbose import Verbose
 
@@ -54,6 +57,7 @@ class Workflow:
     Attributes:
         timeout: Seconds at work that a run may take, or None.
         workflow_name: The name used in messages and snapshots.
+        on_stuck: What is done with a run that nothing can end any more.
 
     Example:
         >>> from greenroom import Event, StartEvent, StopEvent, Workflow, step
@@ -95,7 +99,8 @@ class Workflow:
         Args:
             timeout: Seconds that a run may be at work; time spent waiting for a person does not count. None: no limit.
             disable_validation: Skip the checks of the graph. The signatures are always checked.
-            verbose: Print what the steps do, or log it to `greenroom.verbose` where somebody listens.
+            verbose: Print what the steps do, those of child runs included, or log it to `greenroom.verbose` where
+                somebody listens. Of the outermost run alone it counts.
             num_concurrent_runs: How many runs of this object may go on at once; further ones wait. None: no limit.
             runtime: Where to run; None for that of the `with Runtime()` block around, or the default one.
             workflow_name: A name for messages and snapshots; by default the class's module and qualified name.
@@ -115,13 +120,17 @@ class Workflow:
         self._verbose = verbose
         self._num_concurrent_runs = num_concurrent_runs
         self._runtime = runtime if runtime is not None else _current.get()
-        self._on_stuck: OnStuck = on_stuck
+        self.on_stuck: OnStuck = on_stuck
         self._skip = check_names(skip_graph_checks)
         self._disable_validation = disable_validation
         self._resource_manager = resource_manager if resource_manager is not None else ResourceManager()
         self._graph = _graph_of(cls)
         if not disable_validation:
             self.validate()
+
+    @classmethod
+    def _class_graph(cls) -> Graph:
+        return _graph_of(cls)
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -204,9 +213,9 @@ class Workflow:
         found = self._resource_manager.check(dependencies, configs=validate_resource_configs)
         self._graph.validate(self._skip, found)
         if validate_resources:
-            resources = self._resources_in(self._runtime or current_runtime())
-            if resources is not None:
-                resources.rehearse(dependencies)
+            manager = self.wanted_resources
+            if manager is not None:
+                _resources_in(self._runtime or current_runtime(), manager).rehearse(dependencies)
         return self._graph.asks_people
 
     # -- resources -----------------------------------------------------------------------------------------------------
@@ -215,6 +224,11 @@ class Workflow:
     def resource_manager(self) -> ResourceManager:
         """What holds the workflow's resources."""
         return self._resource_manager
+
+    @property
+    def wanted_resources(self) -> ResourceManager | None:
+        """What holds the resources that steps depend on, or None if they depend on nothing. For the runtime."""
+        return self._resource_manager if self._graph.dependencies else None
 
     def close(self) -> None:
         """Close the resources that are open for the workflow, in reverse order; `with workflow:` does so at its end.
@@ -282,7 +296,7 @@ class Workflow:
                 )
             beginning = RunResumed()
         else:
-            beginning = RunStarted(self._make_start_event(start_event, kwargs))
+            beginning = RunStarted(self.make_start_event(start_event, kwargs))
         # The state is taken last: whatever is refused leaves the context as it was.
         if run_id in runtime.runs and (runtime.keeper is None or ctx is not None):
             raise _id_taken(run_id)
@@ -307,7 +321,7 @@ class Workflow:
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
         keeper, run_id = runtime.keeper, state.run_id
         supervisor = self._make_supervisor(runtime, state)
-        link = RunLink(self._graph, run_id, runtime, supervisor.actor_ref)
+        link = RunLink(self, run_id, runtime, supervisor.actor_ref)
         handler = self._handler_class(
             link,
             supervisor.log,
@@ -351,18 +365,18 @@ class Workflow:
     def _make_supervisor(
         self, runtime: Runtime, state: RunState, fence: int = FIRST_FENCE, next_seq: int = 1
     ) -> RunSupervisor:
-        parts = (runtime.dispatcher, state, self._function_of, contextvars.copy_context(), runtime.parking)
-        observers, keeper = self._observers(runtime, state.run_id), runtime.keeper
+        parts = (runtime.dispatcher, state, self.function_of, contextvars.copy_context(), runtime.parking)
+        observers, keeper = self._observers(runtime), runtime.keeper
         supervisor: RunSupervisor
         if keeper is None:
             supervisor = ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
         else:
-            kept = (keeper, registry_for(self._graph), fence, next_seq)
+            kept = (keeper, registry_for(*graphs_named_by(self)), fence, next_seq)
             if observers:
                 supervisor = ObservedDurableSupervisor(observers, *parts, *kept)
             else:
                 supervisor = DurableSupervisor(*parts, *kept)
-        supervisor.resources = self._resources_in(runtime)
+        supervisor.provide(self.wanted_resources, partial(_resources_in, runtime))
         return supervisor
 
     def _let_begin(self, runtime: Runtime, handler: Handler, supervisor: RunSupervisor, begins: Any) -> None:
@@ -377,10 +391,9 @@ class Workflow:
     def _go_on(
         self,
         runtime: Runtime,
-        state: RunState,
+        recovery: Recovery,
         fence: int,
         next_seq: int,
-        last: float,
         handler: Handler | None,
         missed: list[Event],
     ) -> Handler:
@@ -389,9 +402,12 @@ class Workflow:
         Raises:
             RuntimeShutdownError: If the runtime is being shut down. The run is left where it is.
         """
+        state = recovery.state
         supervisor, kept = self._make_supervisor(runtime, state, fence, next_seq), handler
+        if recovery.has_moved and isinstance(supervisor, DurableSupervisor):
+            supervisor.checkpoint_first()
         if handler is None:
-            link = RunLink(self._graph, state.run_id, runtime, supervisor.actor_ref)
+            link = RunLink(self, state.run_id, runtime, supervisor.actor_ref)
             handler = self._handler_class(link, supervisor.log, supervisor.stream)
         supervisor.finisher = handler
         # As a run that begins: it enters `runs` before it looks whether that is being drained.
@@ -407,7 +423,7 @@ class Workflow:
             handler.origin = state.origin
             runtime.enter_resumed(handler)
         supervisor.watch(runtime.root)
-        self._let_begin(runtime, handler, supervisor, Recovered(last))
+        self._let_begin(runtime, handler, supervisor, Recovered(recovery.last))
         return handler
 
     def _ended(self, runtime: Runtime, run_id: str, next_offset: int, outcome: Outcome) -> Handler:
@@ -415,23 +431,17 @@ class Workflow:
         log = StreamLog(next_offset)
         log.ended = True
         handler = self._handler_class(
-            RunLink(self._graph, run_id, runtime, None), log, StreamActor.start(runtime.dispatcher, log)
+            RunLink(self, run_id, runtime, None), log, StreamActor.start(runtime.dispatcher, log)
         )
         handler.finish(outcome)
         return handler
 
-    def _observers(self, runtime: Runtime, run_id: str) -> Observers:
+    def _observers(self, runtime: Runtime) -> Observers:
         observers = runtime.observers
         if self._verbose:
-            observers = observers.and_also(Verbose(run_id))
+            observers = observers.and_also(Verbose())
         log = run_log()
         return observers if log is None else observers.and_also(log)
-
-    def _resources_in(self, runtime: Runtime) -> RunResources | None:
-        """Return what the steps of a run depend on, or None if they depend on nothing."""
-        if not self._graph.dependencies:
-            return None
-        return RunResources(self._resource_manager, runtime.dispatcher, runtime.root, runtime.open_resources)
 
     def _check_context(self, ctx: Any) -> bool:
         """Return whether the context has unfinished work to resume; raise if it cannot be run."""
@@ -455,7 +465,7 @@ class Workflow:
 
     def _take_state(self, ctx: Any, run_id: str, now: float) -> RunState:
         """Return the state for a new run; a context gives its own away, to one run at a time."""
-        timeout, on_stuck = self.timeout, self._on_stuck
+        timeout, on_stuck = self.timeout, self.on_stuck
         port = None if ctx is None else ctx._port
         store = port.hand_over() if isinstance(port, RestingPort) else None
         if port is None or (isinstance(port, RestingPort) and port.state is None):
@@ -465,7 +475,8 @@ class Workflow:
             state.shift_clock(now)
         return state
 
-    def _make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:
+    def make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:
+        """Return a start event that was given, checked, or one made of its fields. For `run` and `ctx.run`."""
         expected = self._graph.start_event_class
         if start_event is None:
             try:
@@ -486,10 +497,16 @@ class Workflow:
             )
         return start_event
 
-    def _function_of(self, name: str) -> Callable[..., Any]:
+    def function_of(self, name: str) -> Callable[..., Any]:
+        """Return the function of a step, bound to this workflow. For the runtime."""
         if self._graph.steps[name].in_workflow:
             return cast("Callable[..., Any]", getattr(self, name))
         return cast("Callable[..., Any]", _find_steps(type(self))[name][0])
+
+
+def _resources_in(runtime: Runtime, manager: ResourceManager) -> RunResources:
+    """Return what the steps of one run depend on."""
+    return RunResources(manager, runtime.dispatcher, runtime.root, runtime.open_resources)
 
 
 def _id_taken(run_id: str) -> WorkflowRuntimeError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -82,3 +84,14 @@ def test_no_tracked_file_names_a_machine_or_a_registry() -> None:
     found = subprocess.run(["git", "grep", "-InF", *patterns], cwd=ROOT, capture_output=True, text=True)
     # 0: found some; 1: found none; else: git could not look.
     assert found.returncode == 1, found.stdout + found.stderr
+
+
+def test_the_table_of_layers_is_that_of_the_checks() -> None:
+    """docs/architecture.md lists the modules of each layer as import-linter is told them."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    checked = [set(re.findall(r"\w+", layer)) for layer in reversed(settings)]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    cells = re.findall(r"^\| [\w ]+ \| (`.*`) \|$", page, re.MULTILINE)
+    told = [set(re.findall(r"\w+", cell.replace("greenroom.", ""))) for cell in cells]
+    there = {path.stem for path in (ROOT / "runtime").iterdir()} | {"actors"}  # some layers name what may come
+    assert told == [layer & there for layer in checked]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 EXAMPLES = [
     pytest.param(code, id=f"{page}-{number}")
-    for page in ("README.md", "docs/fan-out.md")
+    for page in ("README.md", "docs/children.md", "docs/fan-out.md")
     for number, code in enumerate(
         re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE), start=1
     )

@@ -6,7 +6,7 @@ its name must the tree be made again. So there are three steps, each done only w
 
 1. the environment: another interpreter, or the checkout was moved,
 2. the dependencies: pyproject.toml or this script,
-3. the links: the set of modules in the two folders (offline).
+3. the links: the set of modules and data files in the two folders (offline).
 
 What was done is written down after it succeeded, so an interrupted run is repeated.
 """
@@ -68,7 +68,7 @@ def install_dependencies(extras: list[str]) -> bool:
 
 
 def refresh_links() -> None:
-    """Make the links anew if files came or went, without the network."""
+    """Make the links anew if modules or data files came or went, without the network."""
     if links() != wanted_links():
         install_project(".", "--no-deps", "--no-index")
 
@@ -78,19 +78,27 @@ def install_project(requirement: str, *options: str) -> None:
 
 
 def wanted_links() -> set[Path]:
-    """The modules, as the paths they have once installed."""
+    """The modules and the data files that pyproject.toml names, as the paths they have once installed."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    patterns = {"*.py", *(pattern for patterns in data.values() for pattern in patterns)}
     return set(MODULES) | {
-        Path(name, module.relative_to(ROOT / folder))
+        Path(name, file.relative_to(ROOT / folder))
         for folder, name in PACKAGES.items()
-        for module in (ROOT / folder).rglob("*.py")
+        for pattern in patterns
+        for file in (ROOT / folder).rglob(pattern)
     }
 
 
 def links() -> set[Path]:
-    """The modules in the tree that .venv shows as the package; empty where there is none."""
+    """The files in the tree that .venv shows as the package; empty where there is none."""
     pointers = VENV.glob("lib/*/site-packages/__editable__.greenroom-*.pth")
     trees = [Path(line) for pointer in pointers for line in pointer.read_text().splitlines()]
-    return {link.relative_to(tree) for tree in trees for link in tree.rglob("*.py")}
+    return {
+        link.relative_to(tree)
+        for tree in trees
+        for link in tree.rglob("*")
+        if not link.is_dir() and link.parent.name != "__pycache__"
+    }
 
 
 def pip(*arguments: str) -> None:

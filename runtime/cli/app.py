@@ -1,4 +1,4 @@
-"""The commands `greenroom run`, `greenroom resume` and `greenroom graph`."""
+"""The commands `greenroom run`, `resume` and `graph`, beside those of `greenroom.cli.durable`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from greenroom.cli.drawing import Format, draw
+from greenroom.cli.durable import StoreName, add_commands, is_option, runtime_for, store_option, take_over
 from greenroom.cli.faults import CommandError
+from greenroom.cli.places import FilePlace, StorePlace
 from greenroom.cli.saved import check_writable, hold, read_saved
 from greenroom.cli.screen import Screen
 from greenroom.cli.session import ExitCode, Session
@@ -30,7 +32,8 @@ _EPILOG = (
 
 app = typer.Typer(
     name="greenroom",
-    help="Run workflows at a terminal, answer their questions, put them away and go on with them later; draw them.",
+    help="Run workflows at a terminal, answer their questions, put them away and go on with them later; look after the "
+    "runs of a store; draw workflows.",
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -61,6 +64,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, for prog
 
 @app.command(epilog=_EPILOG)
 def run(
+    context: typer.Context,
     workflow: Annotated[str, typer.Argument(metavar="MODULE:WORKFLOW", help="A Workflow class, or an object of one.")],
     fields: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Fields of the start event, as JSON or text.")
@@ -71,6 +75,10 @@ def run(
     snapshot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to save the run if it is interrupted.")
     ] = None,
+    store: StoreName = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The id of the run; with a store the same id is the same run.")
+    ] = None,
 ) -> None:
     """Run a workflow: show its stream, ask its questions, print its result.
 
@@ -78,40 +86,69 @@ def run(
     question, SIGTERM and the loss of the terminal save the run to a file (by default WORKFLOW-ID.greenroom in the
     current directory) and print the command that goes on with it. So does a run that needs an answer where there is no
     terminal to ask at, once it can do nothing else.
+
+    With a store the run is kept in it from its first event on, and survives whatever happens to this process. Then an
+    interrupt leaves it there, and no file is written.
     """
     screen = Screen(as_json, verbose)
 
-    def start(_: ExitStack) -> Session:
+    def start(held: ExitStack) -> Session:
         _check_timeout(timeout)
         if snapshot is not None:
             check_writable(snapshot)
         made = load_workflow(workflow)
         event = make_start_event(made.start_event_class, fields or [])
         _set_timeout(made, timeout)
-        handler = made.run(start_event=event)
+        if store:
+            if snapshot is not None:
+                raise CommandError("--snapshot is for runs without a store: give one of --snapshot and --store")
+            runtime = runtime_for(held, store, may_make=True)
+            handler = made.run(start_event=event, run_id=run_id)
+            options = [*_options(timeout), *store_option(context, store)]
+            return Session(handler, StorePlace(runtime, handler.run_id, workflow, options), screen)
+        handler = made.run(start_event=event, run_id=run_id)
         path = snapshot or Path(f"{type(made).__name__}-{handler.run_id}.greenroom")
-        return Session(handler, workflow, path, _options(timeout), screen)
+        return Session(handler, FilePlace(path, workflow, _options(timeout)), screen)
 
     raise typer.Exit(_carry_out(start, screen))
 
 
 @app.command(epilog=_EPILOG)
 def resume(
-    file: Annotated[Path, typer.Argument(help="The file that the run was saved to.")],
+    context: typer.Context,
+    run: Annotated[
+        str, typer.Argument(metavar="FILE_OR_RUN", help="The file that the run was saved to; with a store, its id.")
+    ],
     workflow: Annotated[
         str | None, typer.Argument(metavar="[MODULE:WORKFLOW]", help="The workflow, as it was given to `run`.")
     ] = None,
     timeout: Timeout = None,
     verbose: Verbose = False,
     as_json: AsJson = False,
+    store: StoreName = None,
 ) -> None:
-    """Go on with a run that was saved.
+    """Go on with a run that was saved, or with one of a store.
 
     A file cannot choose what is imported: name the workflow, as the printed command does, or confirm the name that is
     in the file at the terminal. If the run is interrupted again it is saved to the same file. When it has succeeded the
     file is removed, so that nothing is done twice; when it fails the file stays.
+
+    With --store the run is named by its id, and taken over unless a process that is alive has it. Where the store is
+    only named by GREENROOM_STORE, a file of that name comes first.
     """
     screen = Screen(as_json, verbose)
+    file = Path(run)
+    from_store = bool(store) and (is_option(context, "store") or not file.exists())
+
+    def start_from_store(held: ExitStack) -> Session:
+        _check_timeout(timeout)
+        if workflow is None:
+            raise CommandError(f"name the workflow to go on with, as `greenroom resume {run} module:Workflow`")
+        made = load_workflow(workflow)
+        _set_timeout(made, timeout)
+        runtime = runtime_for(held, store)
+        options = [*_options(timeout), *store_option(context, store)]
+        return Session(take_over(runtime, made, run), StorePlace(runtime, run, workflow, options), screen)
 
     def start(held: ExitStack) -> Session:
         _check_timeout(timeout)
@@ -122,12 +159,17 @@ def resume(
         made = load_workflow(reference)
         _set_timeout(made, timeout)
         try:
-            context: Any = Context.restore(made, saved.snapshot)
+            restored: Any = Context.restore(made, saved.snapshot)
         except ContextSerdeError as error:
             raise CommandError(f"cannot go on with {file}: {error}") from error
-        return Session(made.run(ctx=context), reference, file, _options(timeout), screen)
+        return Session(made.run(ctx=restored), FilePlace(file, reference, _options(timeout)), screen)
 
+    if from_store:
+        raise typer.Exit(_carry_out(start_from_store, screen))
     raise typer.Exit(_carry_out(start, screen, spent=file))
+
+
+add_commands(app)
 
 
 _GRAPH_EPILOG = (
@@ -171,14 +213,20 @@ def _carry_out(start: Callable[[ExitStack], Session], screen: Screen, spent: Pat
         except (KeyboardInterrupt, typer.Abort):
             screen.note("\nInterrupted: no run had begun.")
             return ExitCode.CANCELLED
-        code = session.drive()
+        try:
+            code = session.drive()
+        except GreenroomError as error:  # as of a store that fails
+            screen.error(str(error), error)
+            return ExitCode.FAILURE
         if code is ExitCode.SUCCESS and spent is not None:
             spent.unlink(missing_ok=True)
         return code
 
 
-def _confirmed(reference: str, file: Path, screen: Screen) -> str:
+def _confirmed(reference: str | None, file: Path, screen: Screen) -> str:
     """Return the workflow that a file names once the person has agreed to import it."""
+    if reference is None:
+        raise CommandError(f"name the workflow to go on with, as `greenroom resume {file} module:Workflow`")
     if not screen.can_ask:
         raise CommandError(f"name the workflow to go on with; {file} says that it is {reference}")
     if not typer.confirm(f"{file} goes on with {reference}. Import and run it?", err=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import webbrowser
 from enum import StrEnum
@@ -52,7 +53,8 @@ def draw(reference: str, form: Format | None, output: Path | None, opens: bool, 
     """
     try:
         form = _choose_format(form, output, opens)
-        graph = find_workflow(reference).graph()
+        with contextlib.redirect_stdout(sys.stderr):  # What a module prints as it is imported is not of the drawing.
+            graph = find_workflow(reference).graph()
         if graph.faults:
             screen.note(f"{graph.name} is drawn as it is, but building it would fail:")
             for fault in graph.faults:

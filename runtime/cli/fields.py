@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from greenroom.cli.source import json_or_text
 from greenroom.events import Event
 
-__all__ = ["AnswerField", "answer_fields", "faults_of"]
+__all__ = ["AnswerField", "answer_fields", "faults_of", "fields_of_schema"]
 
 _YES_NO = {"y": True, "yes": True, "true": True, "n": False, "no": False, "false": False}
 _JSON_KINDS = {"integer", "number", "JSON"}
@@ -84,6 +85,11 @@ def answer_fields(response: type[Event]) -> list[AnswerField]:
         schema = response.model_json_schema()
     except PydanticInvalidForJsonSchema:  # a type that JSON does not know: its validators decide what a text stands for
         schema = {"properties": {name: {} for name in response.model_fields}, "required": list(response.model_fields)}
+    return fields_of_schema(schema)
+
+
+def fields_of_schema(schema: Mapping[str, Any]) -> list[AnswerField]:
+    """Return the fields to ask for, from the JSON schema of the class of an answer."""
     required = set(schema.get("required", ()))
     fields = [
         _field(name, _resolved(entry, schema.get("$defs", {})), name in required)

@@ -1,19 +1,16 @@
-"""Asking a person one question: its prompts, and the answer that fits."""
+"""Asking a person one question: its prompts, and the values that fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
-from greenroom.cli.fields import AnswerField, answer_fields, faults_of
+from greenroom.cli.fields import AnswerField
+from greenroom.cli.forms import Form
 from greenroom.cli.keyboard import Keyboard
 from greenroom.cli.screen import Screen
-from greenroom.events import Event
-from greenroom.inputs import PendingInput
 
 __all__ = ["ask_person"]
 
@@ -21,48 +18,56 @@ __all__ = ["ask_person"]
 _MESSAGES = ("prefix", "prompt", "message")
 
 
-def ask_person(question: PendingInput, screen: Screen, keyboard: Keyboard, is_open: Callable[[], bool]) -> Event:
+def ask_person(
+    title: str,
+    request: Mapping[str, Any],
+    form: Form,
+    screen: Screen,
+    keyboard: Keyboard,
+    is_open: Callable[[], bool],
+) -> dict[str, Any]:
     """Ask until the answer fits.
 
     Args:
-        question: The question.
+        title: What to call the question if it has no words of its own.
+        request: The fields of the event that asks.
+        form: What the answer consists of.
         screen: Where to ask.
         keyboard: Where the answer is typed.
         is_open: Tells whether the question is still open.
 
     Returns:
-        The answer, an event of the question's response class.
+        The values of the answer.
 
     Raises:
         NoLongerAsked: If the question was closed meanwhile.
         EOFError: If the person ends the input.
     """
-    request = question.request.to_dict()
-    request.pop("input_id", None)
-    key = next((key for key in _MESSAGES if isinstance(request.get(key), str)), None)
-    message = request.pop(key) if key is not None else None
-    fields = answer_fields(question.response)
+    shown = {key: value for key, value in request.items() if key != "input_id"}
+    key = next((key for key in _MESSAGES if isinstance(shown.get(key), str)), None)
+    message = shown.pop(key) if key is not None else None
+    fields = form.fields
     keyboard.forget_typed()
-    if message is not None and not request and [field.label for field in fields] == ["response"]:
+    if message is not None and not shown and [field.label for field in fields] == ["response"]:
         # The message is itself the prompt, as in `input("Enter a number: ")`.
         fields = [replace(fields[0], label=message)]
     else:
-        screen.question(message or type(question.request).__name__, request)
+        screen.question(message or title, shown)
     values: dict[str, Any] = {}
     while True:
         for field in fields:
-            _ask_field(question.response, field, values, screen, keyboard, is_open)
-        try:
-            return question.response.model_validate(values)
-        except ValidationError as error:
-            # Each field fits by itself, but not all of them together.
-            for fault in faults_of(error):
-                screen.complaint(fault)
-            values.clear()
+            _ask_field(form, field, values, screen, keyboard, is_open)
+        faults = form.faults(values)
+        if not faults:
+            return values
+        # Each field fits by itself, but not all of them together.
+        for fault in faults:
+            screen.complaint(fault)
+        values.clear()
 
 
 def _ask_field(
-    response: type[Event],
+    form: Form,
     field: AnswerField,
     values: dict[str, Any],
     screen: Screen,
@@ -81,18 +86,10 @@ def _ask_field(
         except ValueError as error:
             screen.complaint(str(error))
             continue
-        faults = _faults(response, field.name, {**values, field.name: value})
+        # What is missing beside it is not asked yet.
+        faults = form.faults({**values, field.name: value}, field.name)
         if not faults:
             values[field.name] = value
             return
         for fault in faults:
             screen.complaint(fault)
-
-
-def _faults(response: type[Event], name: str, values: dict[str, Any]) -> list[str]:
-    """Return what the class has against a field. What is missing beside it is not asked yet."""
-    try:
-        response.model_validate(values)
-    except ValidationError as error:
-        return faults_of(error, name)
-    return []

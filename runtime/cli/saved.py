@@ -1,7 +1,7 @@
 """Runs that were put away in files.
 
 A file is one msgpack map: the version of this format, the import path of the workflow, and the snapshot. The import
-path is there to be shown and typed: reading a file imports nothing.
+path is there to be shown and typed: reading a file imports nothing. What `ctx.snapshot()` returned can be read as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgpack
 
 from greenroom.cli.faults import CommandError
 
-__all__ = ["SavedRun", "check_writable", "hold", "read_saved", "write_saved"]
+__all__ = ["SavedRun", "check_writable", "hold", "read_saved", "write_saved", "write_whole"]
 
 FORMAT = 1
 
@@ -30,11 +30,11 @@ class SavedRun:
     """A run in a file.
 
     Attributes:
-        workflow: The import path of its workflow, as `module:name`.
+        workflow: The import path of its workflow, as `module:name`; None where the file does not say it.
         snapshot: What `ctx.snapshot()` returned.
     """
 
-    workflow: str
+    workflow: str | None
     snapshot: bytes
 
 
@@ -45,7 +45,15 @@ def write_saved(path: Path, saved: SavedRun) -> None:
         OSError: If it cannot be written. What was there before is still there.
     """
     document = {"greenroom_file": FORMAT, "workflow": saved.workflow, "snapshot": saved.snapshot}
-    data = cast("bytes", msgpack.packb(document))
+    write_whole(path, cast("bytes", msgpack.packb(document)))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write bytes to a file, all of them or none, that only its owner may read.
+
+    Raises:
+        OSError: If it cannot be written. What was there before is still there.
+    """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(descriptor, "wb") as file:
@@ -89,6 +97,8 @@ def read_saved(path: Path) -> SavedRun:
     match document:
         case {"greenroom_file": int(version)} if version > FORMAT:
             raise CommandError(f"{path} was saved by a newer version of Greenroom: upgrade greenroom")
+        case {"greenroom": int(), "head": bytes(), "document": bytes()}:
+            return SavedRun(None, data)
         case {"greenroom_file": int(), "workflow": str(workflow), "snapshot": bytes(snapshot)}:
             return SavedRun(workflow, snapshot)
     raise CommandError(f"{path} is no saved run of Greenroom")

@@ -12,10 +12,11 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -114,6 +115,46 @@ class Screen:
         self.note(why)
         self._print_err(Text.assemble("Saved to ", (printable(path), "bold"), ". To go on:"))
         self._print_err(Text.assemble("  ", (printable(command), "bold cyan")))
+
+    # -- what a store has ----------------------------------------------------------------------------------------------
+
+    def document(self, document: Mapping[str, Any]) -> None:
+        """Print a line of JSON."""
+        self._print_json(dict(document))
+
+    def heading(self, text: str) -> None:
+        """Print the heading of a part."""
+        self._print_out(Text.assemble("\n", (printable(text), "bold")))
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        self._print_out(Text(self._cut(text)))
+
+    def pairs(self, pairs: Mapping[str, str]) -> None:
+        """Print what is not empty, a line each."""
+        width = max(map(len, pairs))
+        for key, value in pairs.items():
+            if value:
+                self._print_out(Text.assemble((f"{key:{width}}  ", "dim"), self._cut(value)))
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print rows below their headings, in columns as wide as they have to be."""
+        cells = [[self._cut(cell).replace("\n", " ") for cell in row] for row in rows]
+        widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
+        for number, row in enumerate([headings, *cells] if rows else []):
+            padded = [cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+            self._print_out(Text("  ".join(padded).rstrip(), style="dim" if number == 0 else ""))
+
+    def progress(self, text: str | None) -> None:
+        """Show how far long work has come, on a terminal, in one line; None wipes it."""
+        if self._err.is_terminal and not self.as_json:
+            with contextlib.suppress(OSError):
+                self._err.file.write("\r\x1b[K" + (text or ""))
+                self._err.file.flush()
+
+    def _cut(self, text: str) -> str:
+        shown = printable(text)
+        return shown if self._verbose or len(shown) <= _WIDTH else f"{shown[:_WIDTH]}…"
 
     # -- people --------------------------------------------------------------------------------------------------------
 

@@ -5,18 +5,17 @@ All of this runs on the main thread. A signal strikes there as a KeyboardInterru
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from pathlib import Path
 
+from greenroom.cli.forms import ClassForm
 from greenroom.cli.keyboard import Keyboard, NoLongerAsked
+from greenroom.cli.places import Place, PutAwayError
 from greenroom.cli.questions import ask_person
-from greenroom.cli.saved import SavedRun, write_saved
 from greenroom.cli.screen import OutputError, Screen
-from greenroom.errors import ContextSerdeError, InputError, WorkflowCancelledByUser
+from greenroom.errors import InputError, WorkflowCancelledByUser
 from greenroom.events import WorkflowFailedEvent, WorkflowIdleEvent
 from greenroom.handler import Handler
 from greenroom.inputs import PendingInput
@@ -39,22 +38,23 @@ class Session:
 
     Args:
         handler: The run.
-        workflow: The import path of its workflow.
-        path: Where to save it.
-        options: What the command that resumes it needs besides.
+        place: Where to put it away.
         screen: Where to show it.
+        until_rest: Ask nobody, and put the run away as soon as it rests.
     """
 
-    def __init__(self, handler: Handler, workflow: str, path: Path, options: list[str], screen: Screen) -> None:
+    def __init__(self, handler: Handler, place: Place, screen: Screen, *, until_rest: bool = False) -> None:
         self._handler = handler
-        self._workflow = workflow
-        self._path = path
-        self._options = options
+        self._place = place
         self._screen = screen
+        self._until_rest = until_rest
+        self._asks = screen.can_ask and not until_rest
         self._keyboard = Keyboard()
 
     def drive(self) -> ExitCode:
         """Stay with the run until it ends or is saved."""
+        if self._handler.done():
+            return self._conclude()  # One of a store, that had ended before.
         try:
             with _signals_interrupt():
                 why = self._follow()
@@ -69,17 +69,27 @@ class Session:
         return self._conclude()
 
     def _follow(self) -> str | None:
-        """Show and ask until the run ends; return why it should be saved instead, or None."""
-        if self._screen.can_ask:
-            self._ask_all()  # Those that were open when the run was saved are not streamed again.
+        """Show and ask until the run ends; return why it should be put away instead, or None."""
+        if self._asks:
+            self._ask_all()  # Those that were open when the run was put away are not streamed again.
+        elif self._handler.is_at_rest() and (why := self._why_rest()):
+            return why  # Of a rest that began before, nothing is told again.
         for event in self._handler.stream_events(expose_internal=True):
             is_idle, is_question = isinstance(event, WorkflowIdleEvent), event.get("input_id") is not None
-            if not (is_question and self._screen.can_ask):
+            if not (is_question and self._asks):
                 self._screen.event(event)
-            if self._screen.can_ask and (is_idle or is_question):
+            if self._asks and (is_idle or is_question):
                 self._ask_all()
-            elif is_idle and self._handler.open_questions():
-                return "The run needs an answer, and there is no terminal to ask at."
+            elif is_idle and self._handler.is_at_rest() and (why := self._why_rest()):
+                return why  # Something may have come since the event was published.
+        return None
+
+    def _why_rest(self) -> str | None:
+        """Return why a run that rests should be put away, or None if what it waits for may come by itself."""
+        if self._until_rest:
+            return "The run rests: it waits for more."
+        if self._handler.open_questions():
+            return "The run needs an answer, and there is no terminal to ask at."
         return None
 
     # -- people --------------------------------------------------------------------------------------------------------
@@ -93,8 +103,10 @@ class Session:
             return any(other.input_id == question.input_id for other in self._handler.open_questions())
 
         try:
-            answer = ask_person(question, self._screen, self._keyboard, is_open)
-            self._handler.answer_question(question.input_id, answer)
+            form, request = ClassForm(question.response), question.request
+            title = type(request).__name__
+            values = ask_person(title, request.to_dict(), form, self._screen, self._keyboard, is_open)
+            self._handler.answer_question(question.input_id, form.make(values))
         except NoLongerAsked:
             self._screen.note("\nThis is no longer asked.")
         except InputError as error:
@@ -117,21 +129,17 @@ class Session:
 
     def _save(self, why: str) -> ExitCode:
         questions = self._handler.open_questions()
-        # First the run is halted, so that it does nothing which the snapshot does not know of.
-        Handler.cancel_run(self._handler)
-        if self._handler.status != "cancelled":
-            return self._conclude()  # It was faster.
         try:
-            write_saved(self._path, SavedRun(self._workflow, self._handler.ctx.snapshot()))
-        except (OSError, ContextSerdeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            self._screen.error(f"{why.strip()} The run cannot be saved to {self._path}, and is lost: {reason}", error)
+            if not self._place.put_away(self._handler):
+                return self._conclude()  # It was faster.
+        except PutAwayError as error:
+            message = f"{why.strip()} The run cannot be saved to {self._place.name}, and is lost: {error}"
+            self._screen.error(message, error.__cause__)
             return ExitCode.FAILURE
-        command = shlex.join(["greenroom", "resume", str(self._path), self._workflow, *self._options])
         try:
-            self._screen.saved(str(self._path), command, why, questions)
+            self._screen.saved(self._place.name, self._place.command, why, questions)
         except OutputError as error:
-            self._screen.error(f"{error}. The run is saved to {self._path}")
+            self._screen.error(f"{error}. The run is saved to {self._place.name}")
         return ExitCode.SAVED
 
 

@@ -13,7 +13,8 @@ and undeclared fields keep the order in which they were filled, which Python sho
 are equal and have different bytes.
 
 Decoding builds only what the registry holds, calls no constructor, validator or import, and raises `ContextSerdeError`
-for any bytes that it does not read, in time and memory bounded by their length.
+for any bytes that it does not read, in time and memory bounded by their length. The one thing of the program that it
+calls is `__upcast__`, by which a class says how its older shapes become the present one.
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ from greenroom.codec.jsonable import from_json, to_json
 from greenroom.codec.paths import refusal
 from greenroom.codec.reach import reachable_classes
 from greenroom.codec.registry import TypeRegistry, global_registry, register_type
-from greenroom.codec.wire import MAX_DEPTH
+from greenroom.codec.wire import MAX_DEPTH, check_structure
 from greenroom.errors import ContextSerdeError
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "reachable_classes",
     "register_type",
     "to_jsonable",
+    "transcribe",
 ]
 
 
@@ -105,6 +107,28 @@ def to_jsonable(value: object, registry: TypeRegistry, *, root: str = "value") -
         {'price': {'$tuple': [1, {'$bytes': 'eA=='}]}}
     """
     return to_json(encode(value, registry, root=root))
+
+
+def transcribe(data: bytes) -> Any:
+    """Return what `to_jsonable` gives for a document, without its classes: nothing is built or looked up.
+
+    Args:
+        data: The document; it need not be trusted.
+
+    Raises:
+        ContextSerdeError: If the bytes are damaged or of another format.
+
+    Example:
+        >>> transcribe(encode([1, (2, 3)], global_registry))
+        [1, {'$tuple': [2, 3]}]
+    """
+    try:
+        check_structure(data)
+        return to_json(data)
+    except (ContextSerdeError, MemoryError):
+        raise
+    except Exception as error:
+        raise ContextSerdeError(f"The document cannot be read: {type(error).__name__}: {error}"[:300]) from error
 
 
 def from_jsonable(document: Any, registry: TypeRegistry) -> Any:

@@ -91,7 +91,7 @@ class Decoder:
         if found is None and issubclass(cls, Flag) and member.startswith("#"):
             found = cls(int(member[1:], 16))
         if found is None:
-            raise ContextSerdeError(f"The enum {name!r} has no member {member[:80]!r}.")
+            raise ContextSerdeError(f"The enum {name!r} has no member {member[:80]!r}.").about(name[:200], member[:80])
         return found
 
     def _class(self, name: str) -> type[Any]:
@@ -99,8 +99,9 @@ class Decoder:
         if cls is None:
             raise ContextSerdeError(
                 f"The document names the class {name[:200]!r}, which this program has not registered, so it is not "
-                f"built. If it is yours, name it in an annotation of the workflow, or decorate it with register_type."
-            )
+                f"built. If it is yours, name it in an annotation of the workflow, or decorate it with register_type; "
+                f"if it was renamed or moved, with register_type(formerly={name[:200]!r})."
+            ).about(name[:200])
         return cls
 
 

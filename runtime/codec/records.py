@@ -4,15 +4,29 @@ A record is put together the way `copy` and `pickle` do it, from its stored fiel
 validators. They are the program's code: they may have effects, and run on a value that went through them before they
 may change it (hash a password twice), so the copy would not equal the original. What hostile bytes can do with that is
 choose the values of fields, which whoever writes a snapshot can do anyway; the values are themselves built from the
-closed set of kinds, and no code of the program runs.
+closed set of kinds, and no code of the program runs but the upcasters that its classes declare.
+
+A class that has changed since an instance was stored says in `__upcast__` how to come from the stored fields to those
+that it has now:
+
+    class Order(Event):
+        cents: int
+
+        @classmethod
+        def __upcast__(cls, fields):
+            if "price" in fields:  # until version 2
+                fields["cents"] = round(fields.pop("price") * 100)
+            return fields
+
+It is given the fields of every instance that is read, of today's as well, and returns those of the class as it is.
 """
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from types import BuiltinFunctionType, WrapperDescriptorType
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -37,21 +51,56 @@ class Recipe(ABC):
 
     def __init__(self, cls: type[Any]) -> None:
         self.cls = cls
+        self._upcast = _find_upcast(cls)
 
     @abstractmethod
     def take(self, value: Any) -> tuple[object, dict[str, object]]:
         """Return what else there is to know (None if nothing) and the fields, in an order that the class sets."""
 
     @abstractmethod
-    def make(self, meta: Any, fields: dict[str, object]) -> object:
+    def build(self, meta: Any, fields: dict[str, Any]) -> object:
         """Build an instance from what `take` returned. Fields that the class has gained since get their defaults."""
 
+    def make(self, meta: Any, fields: dict[str, Any]) -> object:
+        """Build an instance from what `take` of this class, or of an older version of it, returned.
+
+        Raises:
+            ContextSerdeError: If the fields are not those of the class, or its upcaster fails.
+        """
+        return self.build(meta, fields if self._upcast is None else self._upcasted(fields))
+
+    def _upcasted(self, fields: dict[str, Any]) -> dict[str, Any]:
+        assert self._upcast is not None
+        name = self.cls.__qualname__
+        names = list(fields)
+        try:
+            upcasted = self._upcast(fields)
+        except Exception as error:
+            field = error.args[0] if isinstance(error, KeyError) and error.args else None
+            raise ContextSerdeError(
+                f"{name}.__upcast__ raised {type(error).__name__}: {error} for the stored fields"
+                f" {', '.join(names)[:200]}"
+            ).about(name, field if isinstance(field, str) else None) from error
+        if type(upcasted) is not dict or not all(type(key) is str for key in upcasted):
+            raise ContextSerdeError(
+                f"{name}.__upcast__ must return a dict of fields; it returned {type(upcasted).__name__} for the stored"
+                f" fields {', '.join(names)[:200]}"
+            ).about(name)
+        return upcasted
+
     def _unknown(self, names: Iterable[object]) -> ContextSerdeError:
-        listed = ", ".join(sorted(map(str, names)))[:200]
-        return ContextSerdeError(f"{self.cls.__qualname__} has no field named {listed}.")
+        unknown = sorted(map(str, names))
+        listed = ", ".join(unknown)[:200]
+        fix = "" if self._upcast is None else " Its __upcast__ has to take it out."
+        return ContextSerdeError(f"{self.cls.__qualname__} has no field named {listed}.{fix}").about(
+            self.cls.__qualname__, unknown[0] if unknown else None
+        )
 
     def _missing(self, name: str) -> ContextSerdeError:
-        return ContextSerdeError(f"{self.cls.__qualname__} needs its field {name}, which the document does not have.")
+        fix = "" if self._upcast is None else ", and its __upcast__ does not give"
+        return ContextSerdeError(
+            f"{self.cls.__qualname__} needs its field {name}, which the document does not have{fix}."
+        ).about(self.cls.__qualname__, name)
 
 
 class ModelRecipe(Recipe):
@@ -85,7 +134,7 @@ class ModelRecipe(Recipe):
             meta["private"] = dict(sorted(private.items()))
         return meta or None, fields  # pyright: ignore[reportReturnType]  # it takes a __dict__ for a mappingproxy
 
-    def make(self, meta: Any, fields: dict[str, object]) -> BaseModel:
+    def build(self, meta: Any, fields: dict[str, Any]) -> BaseModel:
         """Build the model."""
         meta = {} if meta is None else meta
         unset, stored = set(meta.get("unset", ())), meta.get("private", {})
@@ -102,7 +151,9 @@ class ModelRecipe(Recipe):
         if fields and not self._extra:
             raise self._unknown(fields)
         names = {*declared, *fields}
-        if not unset <= names:
+        if self._upcast is not None:
+            unset &= names
+        elif not unset <= names:
             raise self._unknown(unset - names)
         instance = object.__new__(self.cls)
         BaseModel.__setstate__(
@@ -144,7 +195,7 @@ class DataclassRecipe(Recipe):
                 )
         return None, {name: getattr(value, name) for name in self._names if hasattr(value, name)}
 
-    def make(self, meta: Any, fields: dict[str, object]) -> object:
+    def build(self, meta: Any, fields: dict[str, Any]) -> object:
         """Build the instance, without `__init__` and `__post_init__`."""
         instance = object.__new__(self.cls)
         for field in dataclasses.fields(self.cls):
@@ -173,7 +224,7 @@ class NamedTupleRecipe(Recipe):
             raise ContextSerdeError(f"{self.cls.__qualname__} has attributes beside its items; make them items")
         return None, dict(zip(self.cls._fields, value, strict=True))
 
-    def make(self, meta: Any, fields: dict[str, object]) -> object:
+    def build(self, meta: Any, fields: dict[str, Any]) -> object:
         """Build the tuple."""
         items = []
         for name in self.cls._fields:
@@ -188,8 +239,25 @@ class NamedTupleRecipe(Recipe):
         return tuple.__new__(self.cls, items)
 
 
+def _find_upcast(cls: type[Any]) -> Callable[[dict[str, Any]], Any] | None:
+    """Return the upcaster of a class, bound to it, or None if it has none."""
+    upcast = getattr(cls, "__upcast__", None)
+    if upcast is None:
+        return None
+    if not callable(upcast) or getattr(upcast, "__self__", None) is not cls:
+        raise ContextSerdeError(
+            f"{cls.__qualname__}.__upcast__ must be a classmethod that takes the stored fields and returns those of"
+            " today: @classmethod def __upcast__(cls, fields)"
+        ).about(cls.__qualname__)
+    return cast("Callable[[dict[str, Any]], Any]", upcast)
+
+
 def recipe_for(cls: type[Any]) -> Recipe | None:
-    """Return the recipe of a class, or None if it is not a model, dataclass or named tuple of plain layout."""
+    """Return the recipe of a class, or None if it is not a model, dataclass or named tuple of plain layout.
+
+    Raises:
+        ContextSerdeError: If its `__upcast__` is no classmethod.
+    """
     if issubclass(cls, tuple):
         return NamedTupleRecipe(cls) if hasattr(cls, "_fields") and hasattr(cls, "_field_defaults") else None
     # A class on top of `dict`, `deque` and the like holds more than its fields, and cannot be made without that base.

@@ -48,38 +48,47 @@ class TypeRegistry:
         self._parent = parent
         self._classes: dict[str, type[Any]] = {}
         self._entries: dict[type[Any], tuple[str, Recipe | None]] = {}
+        self._former: dict[str, type[Any]] = {}
+        self._renamed: dict[str, type[Any]] = {}  # by their default names, which no document has them under
         for cls in classes:
             self.register(cls)
 
     @overload
-    def register(self, cls: _C, *, name: str | None = None) -> _C: ...
+    def register(self, cls: _C, *, name: str | None = None, formerly: str | Iterable[str] = ()) -> _C: ...
     @overload
-    def register(self, *, name: str | None = None) -> Callable[[_C], _C]: ...
-    def register(self, cls: Any = None, *, name: str | None = None) -> Any:
+    def register(self, *, name: str | None = None, formerly: str | Iterable[str] = ()) -> Callable[[_C], _C]: ...
+    def register(self, cls: Any = None, *, name: str | None = None, formerly: str | Iterable[str] = ()) -> Any:
         """Add a class. Also a decorator, with and without arguments.
 
         Args:
             cls: The class.
             name: Its name in documents; `module:qualname` if None. Give one to a class that may move.
+            formerly: The names that it had in documents before, one or several: it is read under them as well.
 
         Returns:
             The class.
 
         Raises:
-            ContextSerdeError: If it is not a kind of class that can be built from data, if another class has the name,
-                or if it is registered under another name.
+            ContextSerdeError: If it is not a kind of class that can be built from data, if another class has one of
+                the names, or if it is registered under another name.
         """
         if cls is None:
-            return lambda cls: self.register(cls, name=name)
+            return lambda cls: self.register(cls, name=name, formerly=formerly)
+        self._add(cls, name)
+        for former in (formerly,) if isinstance(formerly, str) else tuple(formerly):
+            self._add_former(cls, former)
+        return cls
+
+    def _add(self, cls: Any, name: str | None) -> None:
         if not isinstance(cls, type):
             raise ContextSerdeError(f"Only a class can be registered, and {cls!r} is none.")
-        name = default_name(cls) if name is None else name
         known = self.name_of(cls)
-        if known == name:
-            return cls
+        if known is not None and name in (None, known):
+            return
+        name = default_name(cls) if name is None else name
         if known is not None:
             raise ContextSerdeError(f"{cls!r} is already registered as {known!r}; one class has one name.")
-        if (other := self.get(name)) is not None and other is not cls:
+        if (other := self._named(name)) is not None and other is not cls:
             raise ContextSerdeError(
                 f"The name {name!r} belongs to {other!r}, and cannot mean {cls!r} too. "
                 f"Register one of them under another name: register_type(cls, name=...)."
@@ -92,7 +101,18 @@ class TypeRegistry:
             )
         self._entries[cls] = (name, recipe)
         self._classes[name] = cls
-        return cls
+        if name != default_name(cls):
+            self._renamed[default_name(cls)] = cls
+
+    def _add_former(self, cls: type[Any], name: Any) -> None:
+        if not isinstance(name, str) or not all(name.partition(":")):
+            raise ContextSerdeError(f"A former name is one as 'shop.orders:Order', module and class, not {name!r}.")
+        other = self._named(name)
+        if other is not None and other is not cls:
+            raise ContextSerdeError(
+                f"{name!r} cannot be a former name of {cls!r}: it is the name of {other!r}, which is registered too."
+            )
+        self._former[name] = cls
 
     def child(self, classes: Iterable[type[Any]] = ()) -> "TypeRegistry":
         """Return a registry of these classes and all of this one's. This one is not changed.
@@ -108,11 +128,16 @@ class TypeRegistry:
         return len(self._entries)
 
     def get(self, name: str) -> type[Any] | None:
-        """Return the class of that name, or None. Exceptions of Python's own are always there."""
-        cls = self._classes.get(name)
-        if cls is None and self._parent is not None:
-            return self._parent.get(name)
-        return cls if cls is not None else _BUILTIN_EXCEPTIONS.get(name)
+        """Return the class that has or had that name, or None. Exceptions of Python's own are always there."""
+        return self._named(name) or self._default_named(name) or _BUILTIN_EXCEPTIONS.get(name)
+
+    def _named(self, name: str) -> type[Any] | None:
+        cls = self._classes.get(name) or self._former.get(name)
+        return self._parent._named(name) if cls is None and self._parent is not None else cls
+
+    def _default_named(self, name: str) -> type[Any] | None:
+        cls = self._renamed.get(name)
+        return self._parent._default_named(name) if cls is None and self._parent is not None else cls
 
     def name_of(self, cls: type[Any]) -> str | None:
         """Return the name under which a class is written, or None if it is not registered."""
@@ -136,18 +161,20 @@ global_registry = TypeRegistry()
 
 
 @overload
-def register_type(cls: _C, *, name: str | None = None) -> _C: ...
+def register_type(cls: _C, *, name: str | None = None, formerly: str | Iterable[str] = ()) -> _C: ...
 @overload
-def register_type(*, name: str | None = None) -> Callable[[_C], _C]: ...
-def register_type(cls: Any = None, *, name: str | None = None) -> Any:
+def register_type(*, name: str | None = None, formerly: str | Iterable[str] = ()) -> Callable[[_C], _C]: ...
+def register_type(cls: Any = None, *, name: str | None = None, formerly: str | Iterable[str] = ()) -> Any:
     """Let snapshots of every workflow in this process hold and build instances of a class. Also a decorator.
 
-    A workflow's annotations already give it the classes they reach; register what is only ever put into state, and
-    subclasses where the annotation names their base.
+    A workflow's annotations already give it the classes they reach; register what is only ever put into state,
+    subclasses where the annotation names their base, and classes that were renamed or moved.
 
     Args:
         cls: A pydantic model, dataclass, named tuple, enum or exception class.
         name: Its name in snapshots; `module:qualname` if None. Give one to a class that may move.
+        formerly: The names that it had in snapshots before, as `"old.module:OldName"`, one or several: what was stored
+            under them is read as this class.
 
     Returns:
         The class.
@@ -157,11 +184,15 @@ def register_type(cls: Any = None, *, name: str | None = None) -> Any:
 
     Example:
         >>> import dataclasses
-        >>> @register_type
+        >>> @register_type(formerly="crm.people:Client")
         ... @dataclasses.dataclass
         ... class Customer:
         ...     name: str
         >>> Customer in global_registry
         True
+        >>> global_registry.get("crm.people:Client") is Customer
+        True
     """
-    return global_registry.register(cls, name=name) if cls is not None else global_registry.register(name=name)
+    if cls is None:
+        return global_registry.register(name=name, formerly=formerly)
+    return global_registry.register(cls, name=name, formerly=formerly)

@@ -13,17 +13,21 @@ from typing import Protocol
 from greenroom.representation.graph import WorkflowGraph
 from greenroom.representation.nodes import (
     StepCounts,
+    WorkflowChildNode,
     WorkflowEventNode,
     WorkflowExternalNode,
     WorkflowGenericNode,
     WorkflowGraphEdge,
     WorkflowGraphNode,
     WorkflowNodeBase,
+    WorkflowResourceConfigNode,
+    WorkflowResourceNode,
     WorkflowStepNode,
 )
 
 __all__ = [
     "StepCounts",
+    "WorkflowChildNode",
     "WorkflowEventNode",
     "WorkflowExternalNode",
     "WorkflowGenericNode",
@@ -31,6 +35,8 @@ __all__ = [
     "WorkflowGraphEdge",
     "WorkflowGraphNode",
     "WorkflowNodeBase",
+    "WorkflowResourceConfigNode",
+    "WorkflowResourceNode",
     "WorkflowStepNode",
     "draw_all_possible_flows",
     "draw_all_possible_flows_mermaid",
@@ -70,6 +76,7 @@ def draw_all_possible_flows(
     workflow: HasGraph,
     filename: str | PathLike[str] = "workflow_all_flows.html",
     max_label_length: int | None = None,
+    include_child_workflows: bool = True,
 ) -> None:
     """Write a page that shows a workflow: one file, which opens without a network.
 
@@ -77,17 +84,19 @@ def draw_all_possible_flows(
         workflow: A workflow class or an object of one.
         filename: The file to write.
         max_label_length: Cut longer names to so many characters; None cuts none.
+        include_child_workflows: Whether to show the workflows that its steps run.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    _write(filename, workflow.graph().to_html(max_label_length))
+    _write(filename, _graph_of(workflow, include_child_workflows).to_html(max_label_length))
 
 
 def draw_all_possible_flows_mermaid(
     workflow: HasGraph,
     filename: str | PathLike[str] | None = "workflow_all_flows.mermaid",
     max_label_length: int | None = None,
+    include_child_workflows: bool = True,
 ) -> str:
     """Write a workflow as a Mermaid flowchart, and return its text.
 
@@ -95,6 +104,7 @@ def draw_all_possible_flows_mermaid(
         workflow: A workflow class or an object of one.
         filename: The file to write; None or "" writes none.
         max_label_length: Cut longer names to so many characters; None cuts none.
+        include_child_workflows: Whether to show the workflows that its steps run.
 
     Raises:
         OSError: If the file cannot be written.
@@ -114,7 +124,7 @@ def draw_all_possible_flows_mermaid(
             n0 --> n1
             n1 --> n2
     """
-    text = workflow.graph().to_mermaid(max_label_length)
+    text = _graph_of(workflow, include_child_workflows).to_mermaid(max_label_length)
     if filename:
         _write(filename, text)
     return text
@@ -157,6 +167,11 @@ def draw_most_recent_execution_mermaid(
     if filename:
         _write(filename, text)
     return text
+
+
+def _graph_of(workflow: HasGraph, include_child_workflows: bool) -> WorkflowGraph:
+    graph = workflow.graph()
+    return graph if include_child_workflows else graph.filter_by_node_type("workflow")
 
 
 def _write(filename: str | PathLike[str], text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
 from greenroom.steps import StepSpec, step_options
 
-__all__ = ["BodyFacts", "function_of", "read_body"]
+__all__ = ["BodyFacts", "function_of", "parse", "read_body", "value_of"]
 
 _MAX_DEPTH = 20  # of helpers that call helpers
 
@@ -90,7 +90,7 @@ class _Reader(ast.NodeVisitor):
         self._sends = 0
 
     def read(self, *, in_loop: bool) -> None:
-        tree = _parse(self._function)
+        tree = parse(self._function)
         if tree is not None:
             self._loops = int(in_loop)
             self._visit_all(tree.body)
@@ -214,7 +214,7 @@ class _Reader(ast.NodeVisitor):
                 called, bound = self._methods.get(method), 1
         if called is None:
             called, bound = self._value(node.func), 0
-        if not isinstance(called, types.FunctionType) or len(self._callers) > _MAX_DEPTH:
+        if type(called) is not types.FunctionType or len(self._callers) > _MAX_DEPTH:
             return
         called = inspect.unwrap(called)
         parameters = list(inspect.signature(called).parameters)[bound:]
@@ -244,25 +244,25 @@ class _Reader(ast.NodeVisitor):
 
     def _class_named(self, node: ast.expr | None) -> type[Event] | None:
         value = self._value(node)
-        return value if isinstance(value, type) and issubclass(value, Event) else None
+        # Not isinstance: a proxy, as web frameworks have them, may raise when it is asked for its class.
+        return value if issubclass(type(value), type) and issubclass(value, Event) else None
 
     def _value(self, node: ast.expr | None) -> Any:
         if isinstance(node, ast.Name):
-            closure = zip(self._function.__code__.co_freevars, self._function.__closure__ or (), strict=True)
-            for name, cell in closure:
-                if name == node.id:
-                    return _content(cell)
-            return self._function.__globals__.get(node.id, self._local_names.get(node.id))
+            return value_of(self._function, node.id, self._local_names)
         if isinstance(node, ast.Attribute):
             owner = self._value(node.value)
             # Modules and classes only: an attribute of another object may be computed, and this runs no code.
             return (
-                inspect.getattr_static(owner, node.attr, None) if isinstance(owner, types.ModuleType | type) else None
+                inspect.getattr_static(owner, node.attr, None)
+                if issubclass(type(owner), types.ModuleType | type)
+                else None
             )
         return None
 
 
-def _parse(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+def parse(function: types.FunctionType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """Return the syntax tree of a function, or None where there is no source."""
     try:
         source = inspect.getsource(function)
         # A method is indented, and its texts of several lines may not be.
@@ -279,8 +279,12 @@ def _argument(node: ast.Call, place: int, name: str) -> ast.expr | None:
     return next((keyword.value for keyword in node.keywords if keyword.arg == name), None)
 
 
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None  # The variable has no value yet.
+def value_of(function: types.FunctionType, name: str, local_names: Mapping[str, Any] = {}) -> Any:
+    """Return what a name means in a function: a variable around it, a global, or one of `local_names`; else None."""
+    for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if free == name:
+            try:
+                return cell.cell_contents
+            except ValueError:
+                return None  # The variable has no value yet.
+    return function.__globals__.get(name, local_names.get(name))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, Literal
-
-from pydantic.errors import PydanticUserError
+from typing import Literal
 
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StepFailedEvent, StopEvent
 from greenroom.graph import Graph
 from greenroom.representation.body import BodyFacts, function_of, read_body
 from greenroom.representation.graph import WorkflowGraph
+from greenroom.representation.needs import ChildNodes, ResourceNodes, schema_of
 from greenroom.representation.nodes import (
     EdgeKind,
     WorkflowEventNode,
@@ -63,6 +62,7 @@ class _Builder:
         self._link_outside()
         for event_id, cls in self._classes.items():
             self._nodes[event_id] = self._event_node(event_id, cls)
+        self._link_needs()
         edges = sorted(self._edges.values(), key=lambda edge: (edge.source, edge.target))
         order = _flow_order(self._nodes, edges, [graph.event_id(graph.start_event_class), *self._nodes])
         nodes = [self._nodes[node_id] for node_id in order]
@@ -138,6 +138,17 @@ class _Builder:
                 )
                 self._link(self._sender, event_id, "sends")
 
+    def _link_needs(self) -> None:
+        """Link the resources that steps take, and the workflows that they run."""
+        resources, children = ResourceNodes(), ChildNodes()
+        for spec in self._graph.steps.values():
+            resources.add(spec.name, spec.dependencies)
+            children.add(spec.name, function_of(spec, self._graph.functions), self._graph.functions)
+        for node in (*resources.nodes.values(), *children.nodes.values()):
+            self._nodes[node.id] = node
+        for edge in (*resources.edges, *children.edges):
+            self._edges.setdefault((edge.source, edge.target), edge)
+
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
     def _step_node(self, spec: StepSpec, body: BodyFacts) -> WorkflowStepNode:
@@ -168,7 +179,7 @@ class _Builder:
             description=_docstring(inspect.cleandoc(cls.__doc__)) if cls.__doc__ else None,
             event_type=cls.__name__,
             event_types=[base.__name__ for base in cls.__mro__ if issubclass(base, Event)],
-            event_schema=_schema(cls),
+            event_schema=schema_of(cls),
             produced_by=[name for name in self._graph.steps if name in makers],
             role=_role(cls),
         )
@@ -187,13 +198,6 @@ def _role(cls: type[Event]) -> Literal["start", "stop", "question", "answer", "p
     if issubclass(cls, InputRequiredEvent):
         return "question"
     return "answer" if issubclass(cls, HumanResponseEvent) else "plain"
-
-
-def _schema(cls: type[Event]) -> dict[str, Any] | None:
-    try:
-        return cls.model_json_schema()
-    except PydanticUserError:
-        return None  # A field has a type that JSON cannot show.
 
 
 def _flow_order(nodes: Iterable[str], edges: Iterable[WorkflowGraphEdge], entries: Iterable[str]) -> dict[str, int]:

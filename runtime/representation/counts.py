@@ -130,7 +130,21 @@ def add_counts(graph: Graph, counts: RunCounts) -> WorkflowGraph:
             edge.count = counts.outside[edge.target]
         elif edge.kind in ("returns", "sends"):
             edge.count = counts.made[edge.source, edge.target]
+    _leave_out_of_reach(drawn)
     return drawn.model_copy(update={"run_id": counts.run_id, "status": counts.status})
+
+
+def _leave_out_of_reach(drawn: WorkflowGraph) -> None:
+    """Say of what only steps need that were not reached that it was not needed; how often it was is not counted."""
+    needs = [edge for edge in drawn.edges if edge.kind in ("uses", "runs")]
+    todo = [n.id for n in drawn.nodes if isinstance(n, WorkflowStepNode) and n.counts is not None and n.counts.started]
+    reached = set(todo)
+    for source in todo:
+        further = {edge.target for edge in needs if edge.source == source} - reached
+        reached |= further
+        todo += sorted(further)
+    for edge in needs:
+        edge.count = None if edge.source in reached else 0
 
 
 def _add_unforeseen(drawn: WorkflowGraph, counts: RunCounts) -> None:

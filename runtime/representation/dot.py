@@ -12,7 +12,9 @@ _STYLES = {
     "start": 'shape=ellipse, style=filled, fillcolor="#d6efdd", color="#2f8f4e"',
     "stop": 'shape=ellipse, style=filled, fillcolor="#e2e2e6", color="#2c2f36", penwidth=2',
     "outside": 'shape=parallelogram, style=filled, fillcolor="#fdebc8", color="#b97a10"',
-    "other": 'shape=component, style=filled, fillcolor="#ece4f7", color="#7a52b3"',
+    "resource": 'shape=cylinder, style=filled, fillcolor="#d3efec", color="#23807a"',
+    "workflow": 'shape=box, peripheries=2, style=filled, fillcolor="#ece4f7", color="#7a52b3"',
+    "other": 'shape=component, style=filled, fillcolor="#f3ead9", color="#7d6a45"',
 }
 _TONES = {
     "plain": "",

@@ -14,7 +14,9 @@ _SHAPES = {
     "start": ('(["', '"])'),
     "stop": ('(["', '"])'),
     "outside": ('[/"', '"/]'),
-    "other": ('[["', '"]]'),
+    "resource": ('[("', '")]'),
+    "workflow": ('[["', '"]]'),
+    "other": ('{{"', '"}}'),
 }
 # Fill, border and letters; chosen to be read on a light page and on a dark one.
 _STYLES = {
@@ -23,7 +25,9 @@ _STYLES = {
     "start": "fill:#d6efdd,stroke:#2f8f4e,color:#10331c",
     "stop": "fill:#e2e2e6,stroke:#2c2f36,color:#16181c,stroke-width:3px",
     "outside": "fill:#fdebc8,stroke:#b97a10,color:#402b06",
-    "other": "fill:#ece4f7,stroke:#7a52b3,color:#2a1a44",
+    "resource": "fill:#d3efec,stroke:#23807a,color:#0c302d",
+    "workflow": "fill:#ece4f7,stroke:#7a52b3,color:#2a1a44",
+    "other": "fill:#f3ead9,stroke:#7d6a45,color:#2f2718",
     "failed": "fill:#fbd9d7,stroke:#c0322b,color:#4a0f0c,stroke-width:3px",
     "busy": "stroke-width:3px",
     "unreached": "fill:#f6f6f6,stroke:#c2c2c2,color:#8a8a8a",

@@ -9,12 +9,15 @@ from pydantic import BaseModel, Field
 __all__ = [
     "GraphData",
     "StepCounts",
+    "WorkflowChildNode",
     "WorkflowEventNode",
     "WorkflowExternalNode",
     "WorkflowGenericNode",
     "WorkflowGraphEdge",
     "WorkflowGraphNode",
     "WorkflowNodeBase",
+    "WorkflowResourceConfigNode",
+    "WorkflowResourceNode",
     "WorkflowStepNode",
 ]
 
@@ -135,6 +138,49 @@ class WorkflowExternalNode(WorkflowNodeBase):
     answers: list[str] = Field(default_factory=list)
 
 
+class WorkflowResourceNode(WorkflowNodeBase):
+    """What a factory makes for the steps, or for other resources, that take it.
+
+    Attributes:
+        type_name: The type that the annotation names.
+        getter_name: The factory's name.
+        scope: What one is kept for.
+    """
+
+    node_type: Literal["resource"] = "resource"
+    type_name: str | None = None
+    getter_name: str | None = None
+    scope: Literal["invocation", "run", "workflow"] = "workflow"
+
+
+class WorkflowResourceConfigNode(WorkflowNodeBase):
+    """What a configuration file says. The file is not read for the drawing.
+
+    Attributes:
+        type_name: The type that the annotation names.
+        config_file: The path of the file, as the marker says.
+        path_selector: What part of it is meant, or None.
+        config_schema: The JSON schema of the type; None if it has none.
+    """
+
+    node_type: Literal["resource_config"] = "resource_config"
+    type_name: str | None = None
+    config_file: str | None = None
+    path_selector: str | None = None
+    config_schema: dict[str, Any] | None = None
+
+
+class WorkflowChildNode(WorkflowNodeBase):
+    """Another workflow, which a step runs.
+
+    Attributes:
+        steps: The signatures of its steps.
+    """
+
+    node_type: Literal["workflow"] = "workflow"
+    steps: list[str] = Field(default_factory=list)
+
+
 class WorkflowGenericNode(WorkflowNodeBase):
     """A node of any other kind.
 
@@ -146,9 +192,19 @@ class WorkflowGenericNode(WorkflowNodeBase):
 
 
 # The last takes whatever node_type the others do not, so the order matters when a dump is read again.
-WorkflowGraphNode = WorkflowStepNode | WorkflowEventNode | WorkflowExternalNode | WorkflowGenericNode
+WorkflowGraphNode = (
+    WorkflowStepNode
+    | WorkflowEventNode
+    | WorkflowExternalNode
+    | WorkflowResourceNode
+    | WorkflowResourceConfigNode
+    | WorkflowChildNode
+    | WorkflowGenericNode
+)
 
-EdgeKind = Literal["returns", "sends", "accepts", "awaits", "asks", "answers", "extends", "fails", "follows"]
+EdgeKind = Literal[
+    "returns", "sends", "accepts", "awaits", "asks", "answers", "extends", "fails", "uses", "runs", "follows"
+]
 
 
 class WorkflowGraphEdge(BaseModel):
@@ -160,8 +216,9 @@ class WorkflowGraphEdge(BaseModel):
         label: A text to show, or None.
         kind: A step "returns" an event as annotated, or "sends" it with `ctx.send_event` only; it "accepts" an event
             as its input, or "awaits" it in its body; somebody outside is asked ("asks"), "answers" or "sends"; an
-            event is the base of another that a step takes ("extends"); a step whose failure is caught "fails";
-            "follows" stands for a way through nodes left out.
+            event is the base of another that a step takes ("extends"); a step whose failure is caught "fails"; a step
+            or a factory "uses" a resource, by the name of the label; a step, or a workflow that it runs, "runs" another
+            workflow; "follows" stands for a way through nodes left out.
         many: Whether one invocation may send several events along it.
         is_loop: Whether it closes a cycle: it leads back to what comes before.
         count: How many events went along it in a run; None where no run is told of, or it cannot be known.

@@ -27,6 +27,8 @@ _LEGEND = (
     ("start", "begins the run", "round"),
     ("stop", "ends the run", "round"),
     ("outside", "somebody outside", "dashed"),
+    ("resource", "a resource", ""),
+    ("workflow", "another workflow", ""),
 )
 _RUN_LEGEND = (("failed", "has failed in the run", ""), ("unreached", "not reached in the run", ""))
 

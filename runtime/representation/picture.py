@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from greenroom.representation.nodes import (
     GraphData,
     StepCounts,
+    WorkflowChildNode,
     WorkflowEventNode,
     WorkflowExternalNode,
     WorkflowGraphEdge,
     WorkflowGraphNode,
+    WorkflowResourceConfigNode,
+    WorkflowResourceNode,
     WorkflowStepNode,
 )
 from greenroom.steps import DEFAULT_WORKERS
 
 __all__ = ["Box", "BoxKind", "Line", "Picture", "make_picture"]
 
-BoxKind = Literal["step", "event", "start", "stop", "outside", "other"]
+BoxKind = Literal["step", "event", "start", "stop", "outside", "resource", "workflow", "other"]
 Tone = Literal["plain", "failed", "busy", "unreached"]
 
 # What no text file should hold: control characters but tab and line feed, and halves of surrogate pairs.
@@ -123,7 +126,7 @@ def make_picture(graph: GraphData, max_label_length: int | None) -> Picture:
                 edge,
                 limit,
                 is_both_ways=(edge.source, edge.target) in asked,
-                is_dashed=edge.kind in ("awaits", "extends", "fails")
+                is_dashed=edge.kind in ("awaits", "extends", "fails", "runs")
                 or (edge.kind == "sends" and edge.source in steps),
             )
             for edge in graph.edges
@@ -171,9 +174,7 @@ def _make_box(node: WorkflowGraphNode, limit: int, *, is_unused: bool) -> Box:
     elif isinstance(node, WorkflowEventNode):
         kind = node.role if node.role in ("start", "stop") else "event"
         details.append(("event", f"class {node.event_type}({', '.join(node.event_types[1:2])})"))
-        fields = (node.event_schema or {}).get("properties", {})
-        if fields:
-            details.append(("fields", "\n".join(f"{name}: {_type_of(told)}" for name, told in fields.items())))
+        details += _fields(node.event_schema)
     elif isinstance(node, WorkflowExternalNode):
         kind = "outside"
         if node.questions:
@@ -182,6 +183,22 @@ def _make_box(node: WorkflowGraphNode, limit: int, *, is_unused: bool) -> Box:
         if node.answers:
             notes.append(_cut(f"answers: {', '.join(node.answers)}", limit))
             details.append(("answers", "\n".join(node.answers)))
+    elif isinstance(node, WorkflowResourceNode):
+        kind = "resource"
+        notes.append(_cut(f"{node.getter_name}, one a{'n' * (node.scope == 'invocation')} {node.scope}", limit))
+        details += [("type", node.type_name or ""), ("made by", node.getter_name or ""), ("kept for", node.scope)]
+    elif isinstance(node, WorkflowResourceConfigNode):
+        kind = "resource"
+        part = f", {node.path_selector}" if node.path_selector else ""
+        notes.append(_cut(f"{node.config_file}{part}", limit))
+        details += [("type", node.type_name or ""), ("file", node.config_file or "")]
+        if node.path_selector:
+            details.append(("part of it", node.path_selector))
+        details += _fields(node.config_schema)
+    elif isinstance(node, WorkflowChildNode):
+        kind = "workflow"
+        notes.append("a workflow of 1 step" if len(node.steps) == 1 else f"a workflow of {len(node.steps)} steps")
+        details.append(("its steps", "\n".join(node.steps)))
     if node.description:
         details.append(("", node.description))
     return Box(
@@ -192,6 +209,11 @@ def _make_box(node: WorkflowGraphNode, limit: int, *, is_unused: bool) -> Box:
         notes=tuple(map(_clean, notes)),
         details=tuple((heading, _clean(text)) for heading, text in details),
     )
+
+
+def _fields(schema: dict[str, Any] | None) -> list[tuple[str, str]]:
+    fields = (schema or {}).get("properties", {})
+    return [("fields", "\n".join(f"{name}: {_type_of(told)}" for name, told in fields.items()))] if fields else []
 
 
 def _cut(text: str, limit: int) -> str:

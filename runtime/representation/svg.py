@@ -18,7 +18,9 @@ COLOURS: dict[str, tuple[tuple[str, str, str], tuple[str, str, str]]] = {
     "start": (("#dcf2e2", "#2f8f4e", "#10331c"), ("#173322", "#58b878", "#d9f2e1")),
     "stop": (("#e6e6ea", "#2c2f36", "#16181c"), ("#33363d", "#d5d8de", "#f3f4f6")),
     "outside": (("#fdf0d5", "#b97a10", "#402b06"), ("#3a2d12", "#dda63f", "#f8ebcd")),
-    "other": (("#efe8f9", "#7a52b3", "#2a1a44"), ("#2e2342", "#a884dd", "#ebe2f8")),
+    "resource": (("#dbf2ef", "#23807a", "#0c302d"), ("#12332f", "#4fb5ab", "#d8f3ef")),
+    "workflow": (("#efe8f9", "#7a52b3", "#2a1a44"), ("#2e2342", "#a884dd", "#ebe2f8")),
+    "other": (("#f6efe1", "#7d6a45", "#2f2718"), ("#332b1b", "#bba573", "#f3ead9")),
     "failed": (("#fbdcda", "#c0322b", "#4a0f0c"), ("#47191a", "#ee7a73", "#fbdcda")),
     "unreached": (("#fafafa", "#cdcfd4", "#8d9199"), ("#1b1d21", "#42464e", "#787d87")),
 }

@@ -6,8 +6,24 @@ give the same effects. It never copies itself, so that a fact costs the same how
 
 from __future__ import annotations
 
+from greenroom.run_state.child import Child
+from greenroom.run_state.children import all_dead_letters, all_questions, asks_or_asked, find_question
 from greenroom.run_state.ending import failed_outcome
-from greenroom.run_state.notes import Note, read_note
+from greenroom.run_state.notes import Note, of_child, read_note
 from greenroom.run_state.state import MAX_DEAD_LETTERS, MAX_NOTES, OnStuck, RunState
 
-__all__ = ["MAX_DEAD_LETTERS", "MAX_NOTES", "Note", "OnStuck", "RunState", "failed_outcome", "read_note"]
+__all__ = [
+    "MAX_DEAD_LETTERS",
+    "MAX_NOTES",
+    "Child",
+    "Note",
+    "OnStuck",
+    "RunState",
+    "all_dead_letters",
+    "all_questions",
+    "asks_or_asked",
+    "failed_outcome",
+    "find_question",
+    "of_child",
+    "read_note",
+]

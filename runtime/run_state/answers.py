@@ -13,7 +13,11 @@ from greenroom.waits import Wait
 def answer_to_wait(wait: Wait, asker: Any) -> Answer:
     """Answer a wait that has ended; by its end or, in a later attempt, from the log."""
     if wait.state == "answered":
+        if wait.outcome is not None:
+            return Answer(asker, wait.outcome.result, wait.outcome.error)
         return Answer(asker, wait.answer)
+    if wait.runs:
+        return Answer(asker, None, TimeoutError(f"run '{wait.runs[0]}' has not ended in time; it goes on"))
     name = "an event" if wait.event_type is None else wait.event_type.__name__
     return Answer(asker, None, TimeoutError(f"Timed out waiting for {name}"))
 

@@ -23,8 +23,9 @@ from greenroom.facts import (
 from greenroom.graph import EventKind
 from greenroom.invocation import Invocation
 from greenroom.lineage import Lineage
+from greenroom.run_state.child_runs import answer_arrived, child_responded
 from greenroom.run_state.collecting import gather, open_fan_out, settle
-from greenroom.run_state.ending import end, put_away
+from greenroom.run_state.ending import end, forget_children, put_away, put_children_away
 from greenroom.run_state.notes import written
 from greenroom.run_state.waiting import ask_people, close_question, end_wait, withdraw_waits
 from greenroom.run_state.work import admit, leave, serve_queue
@@ -62,9 +63,13 @@ def recovered(state: RunState, fact: Recovered, now: float, effects: list[Effect
     parked = {
         invocation.number: invocation.parked_at
         for invocation in state.invocations.values()
-        if invocation.parked_at is not None and invocation.ready is None and invocation.is_known_to_wait
+        if invocation.parked_at is not None
+        and invocation.ready is None
+        and invocation.is_known_to_wait
+        and not invocation.children  # which go on once its body has come by their ctx.run
     }
     put_away(state)
+    put_children_away(state)
     for number, since in parked.items():
         # It waits on without a body; one is started when its wait has ended.
         state.invocations[number].parked_at = since
@@ -83,6 +88,8 @@ def event_arrived(state: RunState, fact: EventArrived, now: float, effects: list
             effects.append(Answer(fact.asker, None))
             return
         state.dedup_keys.add(fact.dedup_key)
+    if state.children and fact.step is None and answer_arrived(state, fact, now, effects):
+        return
     state.tally.deeds["outside", "", type(event)] += 1
     if not deliver(state, event, fact.step, None, now, effects):
         state.held.append((event, fact.step))
@@ -125,7 +132,7 @@ def event_written(state: RunState, fact: EventWritten, now: float, effects: list
             state.tally.deeds["sent", invocation.spec.name, type(fact.event)] += 1
             ask_people(state, fact.event, invocation.spec.name, None, None, now, effects)
         elif kind is EventKind.INTERNAL:
-            state.notes.append((state.published, written, fact.event))
+            state.notes.append((state.place, written, fact.event))
         else:
             state.publish(fact.event, effects)
     else:
@@ -134,6 +141,8 @@ def event_written(state: RunState, fact: EventWritten, now: float, effects: list
 
 def responded(state: RunState, fact: Responded, now: float, effects: list[Effect]) -> None:
     """A person has answered a question by its id."""
+    if state.children and child_responded(state, fact, now, effects):
+        return
     try:
         question = state.inputs.find(fact.input_id)
     except InputError as error:
@@ -161,6 +170,8 @@ def finished(state: RunState, fact: Finished, now: float, effects: list[Effect])
     del state.invocations[fact.invocation]
     if invocation.waits:
         withdraw_waits(state, invocation, effects)
+    if invocation.children:
+        forget_children(state, invocation, effects)
     if event is None:
         state.tally.finished[invocation.spec.name][type(invocation.event)][None] += 1
         worker = leave(state, invocation, None, effects)

@@ -9,8 +9,8 @@ from greenroom.errors import (
     GreenroomError,
     InputAnsweredError,
     RuntimeShutdownError,
+    WorkflowCancelledByUser,
     WorkflowRuntimeError,
-    WorkflowStuckError,
     WorkflowTimeoutError,
 )
 from greenroom.events import (
@@ -18,15 +18,15 @@ from greenroom.events import (
     StopEvent,
     WorkflowCancelledEvent,
     WorkflowFailedEvent,
-    WorkflowIdleEvent,
     WorkflowTimedOutEvent,
 )
 from greenroom.facts import (
     Answer,
-    BecameQuiet,
     Caller,
     CancelAsked,
     CancelInvocation,
+    ChildAsked,
+    ChildAwaited,
     CollectAsked,
     Crashed,
     DrainAsked,
@@ -38,6 +38,7 @@ from greenroom.facts import (
     Fact,
     Finish,
     Finished,
+    ForChild,
     OnceAsked,
     OnceDone,
     Outcome,
@@ -45,10 +46,11 @@ from greenroom.facts import (
     RunStarted,
     SetTimer,
     WaitAsked,
-    describe_lack,
 )
 from greenroom.invocation import Invocation
 from greenroom.run_state.answers import answer_into, given_up
+from greenroom.run_state.child import Child
+from greenroom.run_state.children import close_child, lift
 from greenroom.state import StoreCall
 from greenroom.tally import Deed
 from greenroom.waits import WaitBook
@@ -76,26 +78,10 @@ def crashed(state: RunState, fact: Crashed, now: float, effects: list[Effect]) -
     fail(state, fact.error, effects)
 
 
-def became_quiet(state: RunState, fact: BecameQuiet, now: float, effects: list[Effect]) -> None:
-    """Nothing is queued or in flight: the run rests, or it is stuck."""
-    if not state.is_quiet:
-        return
-    if state.drain_error is not None:
-        end(state, Outcome("cancelled", WorkflowCancelledEvent(), state.drain_error), effects)
-        return
-    if not state.idle_noted:
-        state.idle_noted = True
-        state.notes.append((state.published, WorkflowIdleEvent))
-    # Asked at each rest: what the run has waited for may have come since, and led nowhere.
-    may_go_on = state.graph.asks_people or state.inputs.open or state.waits or state.delayed
-    if state.on_stuck == "fail" and not may_go_on:
-        fail(state, WorkflowStuckError(describe_stuck(state)), effects)
-
-
 def mind_clock(state: RunState, now: float, effects: list[Effect]) -> None:
     """Let the run's clock go while there is work, and stand still while there is none."""
     assert state.timeout is not None
-    if len(state.invocations) > state.parked:
+    if state.is_at_work:
         if state.at_work_since is None:
             state.at_work_since = now
             effects.append(SetTimer(RUN_TIMER, now + state.timeout - state.worked))
@@ -128,21 +114,104 @@ def fail(
     end(state, failed_outcome(error, step, attempts, elapsed), effects)
 
 
-def end(state: RunState, outcome: Outcome, effects: list[Effect]) -> None:
-    """End the run: cancel what runs, account for what is left, publish the last event."""
+def end(state: RunState, outcome: Outcome, effects: list[Effect], *, may_resume: bool = True) -> None:
+    """End the run: cancel what runs, account for what is left, publish the last event.
+
+    One that is cancelled keeps its work, so that it can be resumed, if it `may_resume`.
+    """
     state.outcome = outcome
+    keeps_work = outcome.status == "cancelled" and may_resume
+    if state.children:
+        end_children(state, effects, for_good=not keeps_work)
     for invocation in state.invocations.values():
         if invocation.worker is not None:
             effects.append(CancelInvocation(invocation.spec.name, invocation.number, invocation.attempt))
             state.store.release(Caller(invocation.number, invocation.attempt), answer_into(effects))
         elif invocation.parked_at is not None and invocation.is_live:
             unpark(state, invocation, effects)
-    if outcome.status == "cancelled":
+    if keeps_work:
         put_away(state)
     else:
         clear_work(state)
     state.publish(outcome.event, effects)
     effects.append(Finish(outcome))
+
+
+def end_children(state: RunState, effects: list[Effect], *, for_good: bool) -> None:
+    """End all children with their parent: for good, or put away with it."""
+    for child in state.children.values():
+        run = child.run
+        if run is None or (child.is_at_rest and not for_good):
+            continue
+        if for_good:
+            abandon(state, child, effects)
+            continue
+        error = WorkflowCancelledByUser(f"run '{child.run_id}' was put away with the one that began it")
+        end_child(state, child, Outcome("cancelled", WorkflowCancelledEvent(), error), effects)
+        child.put_away()
+    if for_good:
+        state.children.clear()
+    state.busy = 0
+    state.touched.clear()
+
+
+def end_child(
+    state: RunState, child: Child, outcome: Outcome, effects: list[Effect], *, may_resume: bool = True
+) -> None:
+    """End a child that has not ended by itself, and pass on what follows."""
+    run, ended = child.run, list[Effect]()
+    assert run is not None
+    end(run, outcome, ended, may_resume=may_resume)
+    if child.watch is not None:
+        child.watch.saw(ended)
+    lift(state, child, ended, effects)
+
+
+def put_children_away(state: RunState) -> None:
+    """Put the children away as they are, without a word: their bodies are gone."""
+    for child in state.children.values():
+        if child.run is not None and not child.is_at_rest:
+            put_away(child.run)
+            put_children_away(child.run)
+            child.run.put_away_as("running")
+            child.put_away()
+    state.busy = 0
+    state.touched.clear()
+
+
+def abandon(state: RunState, child: Child, effects: list[Effect], error: BaseException | None = None) -> None:
+    """End a child for good, if it goes on; what it had before it becomes dead letters."""
+    run = child.run
+    if run is None:
+        return
+    if error is None:
+        error = WorkflowCancelledByUser(f"run '{child.run_id}' was ended with the step or the run that had begun it")
+    child.outcome = Outcome("cancelled", WorkflowCancelledEvent(), error)
+    if child.is_at_rest:
+        end_children(run, effects, for_good=True)
+        clear_work(run)
+    else:
+        end_child(state, child, child.outcome, effects, may_resume=False)
+    close_child(state, child, effects)
+
+
+def forget_children(state: RunState, invocation: Invocation, effects: list[Effect]) -> None:
+    """Drop the children of an invocation that has ended: nobody can ask for them any more."""
+    for name in invocation.children or ():
+        child = state.children.pop(name)
+        state.touched.pop(name, None)
+        abandon(state, child, effects)
+
+
+def late_for_child(state: RunState, fact: ForChild, effects: list[Effect]) -> None:
+    """Pass on what comes for a child after the end: those who wait are answered, events are accounted for."""
+    child = state.children.get(fact.path[0])
+    if child is not None and child.run is not None:
+        apply_after_end(child.run, fact.inner(), effects)
+        if child.watch is not None:
+            child.watch.saw([])
+    else:
+        apply_after_end(state, fact.fact, effects)
 
 
 def unpark(state: RunState, invocation: Invocation, effects: list[Effect]) -> None:
@@ -205,7 +274,9 @@ def clear_work(state: RunState) -> None:
 
 def apply_after_end(state: RunState, fact: Fact, effects: list[Effect]) -> None:
     """The run is over: its state may still be read and set, all else is turned away by name."""
-    if isinstance(fact, RunStarted):
+    if isinstance(fact, ForChild):
+        late_for_child(state, fact, effects)
+    elif isinstance(fact, RunStarted):
         start_late(state, fact.event)
     elif isinstance(fact, StoreCall) and not isinstance(fact.owner, Caller):
         if state.successor is not None:
@@ -217,7 +288,7 @@ def apply_after_end(state: RunState, fact: Fact, effects: list[Effect]) -> None:
     elif isinstance(fact, Responded):
         over = InputAnsweredError(f"run '{state.run_id}' has ended; question '{fact.input_id}' is no longer asked")
         effects.append(Answer(fact.asker, None, over))
-    elif isinstance(fact, StoreCall | CollectAsked | WaitAsked | OnceAsked | OnceDone):
+    elif isinstance(fact, StoreCall | CollectAsked | WaitAsked | OnceAsked | OnceDone | ChildAwaited):
         effects.append(Answer(fact.asker, None, given_up()))
     elif isinstance(fact, EventArrived):
         state.bury(fact.event, "it came after the run had ended", fact.step)
@@ -230,6 +301,8 @@ def apply_after_end(state: RunState, fact: Fact, effects: list[Effect]) -> None:
         for event in fact.events:
             if not isinstance(event, StopEvent):
                 state.bury(event, "it was returned after the run had ended", None)
+    elif isinstance(fact, ChildAsked):
+        state.bury(fact.event, "it was to begin a run within this one, which had ended", None)
 
 
 def turned_away(state: RunState, event: Event) -> GreenroomError:
@@ -249,24 +322,6 @@ def start_late(state: RunState, event: Event) -> None:
             state.new_invocation(spec, event, None)
     else:
         state.bury(event, "the run ended before it began", None)
-
-
-def describe_stuck(state: RunState) -> str:
-    """Say why nothing can go on, with each buffer and what it lacks."""
-    lines = [
-        f"run '{state.run_id}' of {state.graph.name} is stuck: nothing is queued, in flight or awaited, and no step"
-        " takes an event that only somebody outside can send"
-    ]
-    for (step, buffer_id), buffer in state.buffers.items():
-        lack = f" and lacks {describe_lack(buffer.lacks)}" if buffer.lacks else ", enough, but nothing asked for them"
-        what = f"the collection '{buffer_id}' of step '{step}'" if isinstance(buffer_id, str) else f"the join '{step}'"
-        lines.append(f"  - {what} holds {len(buffer.events)}{lack}")
-    for event, _ in state.held[-5:]:
-        lines.append(f"  - {type(event).__name__} was sent from outside and no step takes it")
-    for letter in list(state.dead_letters)[-5:]:
-        lines.append(f"  - {type(letter.event).__name__} was not taken: {letter.reason}")
-    lines.append("return an event that leads to a stop event, or keep the run with Workflow(on_stuck='wait')")
-    return "\n".join(lines)
 
 
 def failed_outcome(

@@ -11,8 +11,9 @@ from greenroom.facts import CancelInvocation, Effect, Failed, SetTimer
 from greenroom.invocation import Invocation
 from greenroom.lineage import recovered
 from greenroom.retry import RetryInfo, next_delay, retry_seed
+from greenroom.run_state.children import forget_failed_children
 from greenroom.run_state.collecting import settle
-from greenroom.run_state.ending import fail
+from greenroom.run_state.ending import fail, forget_children
 from greenroom.run_state.waiting import withdraw_waits
 from greenroom.run_state.work import admit, leave, serve_queue
 from greenroom.steps import StepSpec
@@ -45,6 +46,8 @@ def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> 
         del state.invocations[invocation.number]
         if invocation.waits:
             withdraw_waits(state, invocation, effects)
+        if invocation.children:
+            forget_children(state, invocation, effects)
         handler = handler_for(state, invocation, error)
         deed: Deed = "failed" if handler is None else "caught"
         state.tally.deeds[deed, invocation.spec.name, type(invocation.event)] += 1
@@ -67,6 +70,8 @@ def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> 
     state.tally.deeds["retried", invocation.spec.name, type(invocation.event)] += 1
     invocation.attempt += 1
     invocation.failures = failures
+    if invocation.children:
+        forget_failed_children(state, invocation)
     invocation.sends = invocation.writes = 0  # A retry does these again; its waits and collections are answered.
     invocation.retry_info = RetryInfo(
         failures, elapsed, error if isinstance(error, Exception) else None, fact.failed_at

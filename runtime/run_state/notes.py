@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from greenroom.events import Event, StepState, StepStateChanged, UnhandledEvent
 
-Note = tuple[Any, ...]  # offset, how to build the event, and with what
+# How many events the run and its children had published, how to build the event, and with what.
+Note = tuple[Any, ...]
 
 
 def read_note(note: Note) -> Event:
     """Build the internal event that a note stands for."""
     event: Event = note[1](*note[2:])
     return event
+
+
+def of_child(run_id: str, build: Callable[..., Event], *arguments: Any) -> Event:
+    """Build an internal event of a child; `run_id` tells whose it is."""
+    return build(*arguments)
 
 
 def state_changed(name: str, state: StepState, worker: int | None, event: type[Event], output: str | None) -> Event:

@@ -10,6 +10,9 @@ from greenroom.facts import (
     BecameQuiet,
     Caller,
     CancelAsked,
+    ChildAsked,
+    ChildAwaited,
+    ChildCancelAsked,
     CollectAsked,
     Crashed,
     DrainAsked,
@@ -19,6 +22,7 @@ from greenroom.facts import (
     EventWritten,
     Failed,
     Finished,
+    ForChild,
     OnceAsked,
     OnceDone,
     PassivateAsked,
@@ -30,6 +34,13 @@ from greenroom.facts import (
     WaitAsked,
 )
 from greenroom.run_state.answers import answer_into, given_up
+from greenroom.run_state.child_runs import (
+    child_asked,
+    child_awaited,
+    child_cancel_asked,
+    child_timer_fired,
+    for_child,
+)
 from greenroom.run_state.collecting import collect_asked, settle
 from greenroom.run_state.delivery import (
     deliver_inside,
@@ -42,8 +53,9 @@ from greenroom.run_state.delivery import (
     run_resumed,
     run_started,
 )
-from greenroom.run_state.ending import became_quiet, cancel_asked, check_timeout, crashed, drain_asked
+from greenroom.run_state.ending import cancel_asked, check_timeout, crashed, drain_asked
 from greenroom.run_state.failing import failed, step_timed_out
+from greenroom.run_state.resting import became_quiet
 from greenroom.run_state.waiting import end_wait, once_asked, once_done, passivate_asked, wait_asked
 from greenroom.run_state.work import admit
 from greenroom.state import StoreCall
@@ -68,6 +80,8 @@ def timer_fired(state: RunState, fact: TimerFired, now: float, effects: list[Eff
             wait = state.waits.by_number.get(number)
             if wait is not None:
                 end_wait(state, wait, None, now, effects)
+        case ("child", name, *key):
+            child_timer_fired(state, name, TimerFired(tuple(key), fact.at), now, effects)
         case ("delayed", number):
             event, step, _, lineage = state.delayed.pop(number)
             deliver_inside(state, event, step, lineage, now, effects)
@@ -93,6 +107,10 @@ RULES: dict[type, Callable[[RunState, Any, float, list[Effect]], None]] = {
     WaitAsked: wait_asked,
     OnceAsked: once_asked,
     OnceDone: once_done,
+    ForChild: for_child,
+    ChildAsked: child_asked,
+    ChildAwaited: child_awaited,
+    ChildCancelAsked: child_cancel_asked,
     Responded: responded,
     PassivateAsked: passivate_asked,
     Crashed: crashed,

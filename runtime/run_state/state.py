@@ -18,6 +18,7 @@ from greenroom.invocation import Invocation
 from greenroom.lanes import Lane
 from greenroom.lineage import FanOut, Lineage
 from greenroom.run_state.answers import answer_into
+from greenroom.run_state.child import Child
 from greenroom.run_state.ending import apply_after_end, mind_clock
 from greenroom.run_state.notes import Note, unhandled
 from greenroom.run_state.rules import RULES
@@ -46,9 +47,14 @@ class RunState:
         inputs: The questions to people.
         waits: The waits that are open.
         parked: How many invocations stand at a wait that nothing has ended.
-        published: How many events the stream has: the next offset.
-        notes: The newest internal events, not yet built: each with the offset at which it belongs.
+        place: How many events the run has published, and how many its children have.
+        notes: The newest internal events, not yet built: each with the place at which it belongs.
         outcome: How the run ended, or None.
+        children: The runs that steps have begun within this one, by name; those that have ended as long as the log of
+            their step may ask for them.
+        busy: How many children are at work.
+        touched: The children to which something has happened since the last rest.
+        depth: How many runs this one is within.
         tally: How often what has happened.
     """
 
@@ -72,9 +78,13 @@ class RunState:
         self.inputs = InputBook()
         self.waits = WaitBook()
         self.parked = 0
-        self.published = 0
+        self.place: tuple[int, int] = (0, 0)
         self.notes: deque[Note] = deque(maxlen=MAX_NOTES)
         self.outcome: Outcome | None = None
+        self.children: dict[str, Child] = {}
+        self.busy = 0
+        self.touched: dict[str, None] = {}
+        self.depth = 0
         self.lanes: dict[str, Lane] = {}
         self.buffers: dict[BufferKey, CollectBuffer] = {}
         self.delayed: dict[int, tuple[Event, str | None, float, Lineage | None]] = {}
@@ -94,14 +104,31 @@ class RunState:
         self.tally = Tally()
 
     @property
+    def published(self) -> int:
+        """How many events the stream has: the next offset."""
+        return self.place[0]
+
+    @property
     def active_steps(self) -> list[str]:
-        """The names of the steps that have an invocation running, in alphabetical order."""
-        return sorted({inv.spec.name for inv in self.invocations.values() if inv.worker is not None})
+        """The names of the steps that have an invocation running, in alphabetical order; those of children after it."""
+        own = sorted({inv.spec.name for inv in self.invocations.values() if inv.worker is not None})
+        inside = {
+            step if "." in step else f"{child.graph.name}.{step}"
+            for child in self.children.values()
+            if child.run is not None and not child.is_at_rest
+            for step in child.run.active_steps
+        }
+        return own + sorted(inside)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether something is queued or in flight, here or in a child."""
+        return len(self.invocations) > self.parked or self.busy > 0
 
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is queued or in flight, so that only the outside or a timer can go on."""
-        return len(self.invocations) == self.parked and self.outcome is None
+        return not self.is_at_work and self.outcome is None
 
     @property
     def has_unfinished_work(self) -> bool:
@@ -135,7 +162,7 @@ class RunState:
         self.successor = run_id
         state = RunState(self.graph, run_id, timeout=timeout, on_stuck=on_stuck, store=self.store)
         if unfinished:
-            state.published = self.published
+            state.place = (self.published, 0)
             state.dead_letters.extend(self.dead_letters)
             state.tally = self.tally.copy()
             state.invocations, self.invocations = self.invocations, {}
@@ -150,6 +177,13 @@ class RunState:
             state.next_fan_out = self.next_fan_out
             state.dedup_keys = set(self.dedup_keys)
             state.next_invocation, state.next_delayed = self.next_invocation, self.next_delayed
+            state.children, self.children = {name: child.aside() for name, child in self.children.items()}, {}
+        return state
+
+    def within(self, graph: Graph, run_id: str, timeout: float | None, on_stuck: OnStuck) -> RunState:
+        """Return the state of a run within this one."""
+        state = RunState(graph, run_id, timeout=timeout, on_stuck=on_stuck)
+        state.depth = self.depth + 1
         return state
 
     def put_away_as(self, status: str) -> None:
@@ -175,6 +209,9 @@ class RunState:
             number: (event, step, due + seconds, lineage)
             for number, (event, step, due, lineage) in self.delayed.items()
         }
+        for child in self.children.values():
+            if child.run is not None:
+                child.run.shift_clock(seconds)
 
     def next_due(self) -> float | None:
         """Return when the first timer of a run that rests is due, by its clock, or None."""
@@ -209,8 +246,9 @@ class RunState:
 
     def publish(self, event: Event, effects: list[Effect]) -> None:
         """Publish an event at the next offset."""
-        effects.append(Publish(event, self.published))
-        self.published += 1
+        offset, others = self.place
+        effects.append(Publish(event, offset))
+        self.place = (offset + 1, others)
 
     def bury(self, event: Event, reason: str, step: str | None) -> None:
         """Account for an event that nobody will take."""
@@ -220,7 +258,7 @@ class RunState:
 
     def note_unhandled(self, event: Event, step: str | None) -> None:
         """Note that no step takes an event."""
-        self.notes.append((self.published, unhandled, type(event), step, self.is_quiet))
+        self.notes.append((self.place, unhandled, type(event), step, self.is_quiet))
 
     def current(self, number: int, attempt: int) -> Invocation | None:
         """Return the invocation if this attempt at it is the one that counts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from greenroom.errors import StepPassivated
 from greenroom.events import Event
@@ -86,15 +86,23 @@ def park(state: RunState, invocation: Invocation, now: float, effects: list[Effe
 
 def end_wait(state: RunState, wait: Wait, event: Event | None, now: float, effects: list[Effect]) -> None:
     """End a wait with an event or, without one, because its time is over."""
-    wait.state, wait.answer = ("expired", None) if event is None else ("answered", event)
+    wait.answer = event
+    conclude_wait(state, wait, "expired" if event is None else "answered", now, effects)
+
+
+def conclude_wait(
+    state: RunState, wait: Wait, how: Literal["answered", "expired"], now: float, effects: list[Effect]
+) -> None:
+    """Let the invocation go on whose wait has ended."""
+    wait.state = how
     state.waits.remove(wait)
     if wait.deadline is not None:
         effects.append(DropTimer(("wait", wait.number)))
-    state.inputs.close(wait.input_id, "expired" if event is None else "answered")
-    if event is not None and wait.input_id is not None:
+    state.inputs.close(wait.input_id, how)
+    if wait.answer is not None and wait.input_id is not None:
         state.tally.deeds["answered", wait.step, None] += 1
-    elif event is not None:
-        state.tally.deeds["awaited", wait.step, type(event)] += 1
+    elif wait.answer is not None:
+        state.tally.deeds["awaited", wait.step, type(wait.answer)] += 1
     invocation = state.invocations[wait.invocation]
     if invocation.parked_at is None:
         # It runs, as one that waits in several tasks at once, or its next attempt will be answered from the log.

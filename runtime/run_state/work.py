@@ -30,9 +30,8 @@ def admit(
         start(state, invocation, worker, now, effects)
         return
     (lane.retries if is_retry else lane.queue).append(invocation)
-    state.notes.append(
-        (state.published, state_changed, lane.name, StepState.PREPARING, None, type(invocation.event), None)
-    )
+    cls = type(invocation.event)
+    state.notes.append((state.place, state_changed, lane.name, StepState.PREPARING, None, cls, None))
 
 
 def start(state: RunState, invocation: Invocation, worker: int, now: float, effects: list[Effect]) -> None:
@@ -42,9 +41,8 @@ def start(state: RunState, invocation: Invocation, worker: int, now: float, effe
     invocation.worker = worker
     if invocation.first_started_at is None:
         invocation.first_started_at = now
-    state.notes.append(
-        (state.published, state_changed, spec.name, StepState.RUNNING, worker, type(invocation.event), None)
-    )
+    cls = type(invocation.event)
+    state.notes.append((state.place, state_changed, spec.name, StepState.RUNNING, worker, cls, None))
     if invocation.parked_at is not None and go_on(state, invocation, now, effects):
         time_left = invocation.time_left
     else:
@@ -92,7 +90,7 @@ def take_worker(state: RunState, invocation: Invocation, output: str | None, eff
     worker, invocation.worker = invocation.worker, None
     assert worker is not None
     spec, cls = invocation.spec, type(invocation.event)
-    note = (state.published, state_changed, spec.name, StepState.NOT_RUNNING, worker, cls, output)
+    note = (state.place, state_changed, spec.name, StepState.NOT_RUNNING, worker, cls, output)
     state.notes.append(note)
     if spec.options.timeout is not None:
         effects.append(DropTimer(("step", invocation.number, invocation.attempt)))

@@ -33,7 +33,7 @@ from greenroom.stores.rows import (
     RunRow,
     Status,
 )
-from greenroom.stores.sqlite_commit import CHAIN, commit_all
+from greenroom.stores.sqlite_commit import CHAIN, Known, commit_all
 from greenroom.stores.sqlite_connections import Connections
 from greenroom.stores.sqlite_errors import translated
 from greenroom.stores.sqlite_schema import prepare
@@ -110,6 +110,7 @@ class SQLiteStore:
         self._poll_interval = poll_interval
         self._clock = clock
         self._connections: Connections | None = None
+        self._known = Known()  # only used within a write transaction
         self._watchers = Watchers(self._listen)
         at_fork(self)
 
@@ -196,8 +197,11 @@ class SQLiteStore:
     # Writing
 
     def commit(self, commits: Sequence[Commit]) -> list[StoreError | None]:
-        with self._writing() as db:
-            return commit_all(db, commits, self._clock())
+        connections = self._opened()
+        with connections.writing(remembers=True) as db:
+            if self._known.generation != connections.generation:
+                self._known = Known(connections.generation)
+            return commit_all(db, commits, self._clock(), self._known)
 
     def post(self, run_id: str, kind: str, payload: bytes, dedup_key: str | None = None) -> bool:
         with self._writing() as db:

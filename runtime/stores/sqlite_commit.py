@@ -10,13 +10,14 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from greenroom.errors import StoreError
 from greenroom.stores.admission import Admitted, Head, admit, first_head
 from greenroom.stores.rows import ENDED, Commit, Status
 
-__all__ = ["CHAIN", "commit_all"]
+__all__ = ["CHAIN", "Known", "commit_all"]
 
 # The records of one run, from the newest to the oldest: numbers, ids and sizes.
 CHAIN = """WITH RECURSIVE chain (id, seq, prev) AS (
@@ -27,24 +28,49 @@ CHAIN = """WITH RECURSIVE chain (id, seq, prev) AS (
 )"""
 
 
-def commit_all(db: sqlite3.Connection, commits: Sequence[Commit], now: float) -> list[StoreError | None]:
+# Heads that are remembered from one transaction to the next.
+_MAX_HEADS = 10_000
+
+
+@dataclass(slots=True)
+class Known:
+    """What a transaction leaves to the next one, so that it need not be read again.
+
+    Attributes:
+        generation: It holds for this generation of the connections.
+        heads: The heads of runs that go on, by run id.
+        newest: The id of the newest record in the journal, 0: not looked up.
+    """
+
+    generation: int = -1
+    heads: dict[str, Head] = field(default_factory=dict)
+    newest: int = 0
+
+
+def commit_all(db: sqlite3.Connection, commits: Sequence[Commit], now: float, known: Known) -> list[StoreError | None]:
     """Write what is admitted of the commits; return for each why it was refused, or None."""
-    group = _Group(db, now, {commit.run_id for commit in commits})
+    group = _Group(db, now, known, {commit.run_id for commit in commits})
     outcomes = [group.add(commit) for commit in commits]
     group.write()
     return outcomes
 
 
 class _Group:
-    def __init__(self, db: sqlite3.Connection, now: float, run_ids: set[str]) -> None:
+    def __init__(self, db: sqlite3.Connection, now: float, known: Known, run_ids: set[str]) -> None:
         self._db = db
         self._now = now
-        self._heads = _read_heads(db, run_ids)
+        self._known = known
+        self._heads = known.heads
+        self._run_ids = run_ids
+        if len(known.heads) > _MAX_HEADS:
+            known.heads.clear()
+        unknown = run_ids - known.heads.keys()
+        if unknown:
+            known.heads.update(_read_heads(db, unknown))
         self._changed: dict[int, Head] = {}
         self._records: list[tuple[int, int, int, int, int, bytes]] = []
         self._events: list[tuple[int, int, bytes]] = []
         self._later: list[tuple[str, Any]] = []
-        self._newest = 0  # the id of the newest record in the journal, 0: not looked up
 
     def add(self, commit: Commit) -> StoreError | None:
         head = self._heads.get(commit.run_id)
@@ -103,11 +129,12 @@ class _Group:
         head.next_offset += len(admitted.events)
 
     def _new_record(self) -> int:
-        if not self._newest:
+        known = self._known
+        if not known.newest:
             (newest,) = self._db.execute("SELECT max(id) FROM journal").fetchone()
-            self._newest = newest or 0
-        self._newest += 1
-        return self._newest
+            known.newest = newest or 0
+        known.newest += 1
+        return known.newest
 
     def _add_snapshot(self, head: Head, before: int, data: bytes) -> None:
         self._later.append(
@@ -205,6 +232,10 @@ class _Group:
                     for h in self._changed.values()
                 ],
             )
+        for run_id in self._run_ids:
+            head = self._heads.get(run_id)
+            if head is not None and head.owner is None:
+                del self._heads[run_id]  # It has ended, or rests.
 
 
 def _read_heads(db: sqlite3.Connection, run_ids: set[str]) -> dict[str, Head]:

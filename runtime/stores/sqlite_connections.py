@@ -27,8 +27,9 @@ __all__ = ["Connections"]
 _logger = logging.getLogger("greenroom.stores")
 
 _IDLE_READERS = 4
-# The size in bytes that the WAL file keeps when SQLite begins it anew, which it tries every 4 MB.
+# The size in bytes at which SQLite tries to begin the WAL file anew, and that it keeps then. Each time costs an fsync.
 _WAL_LIMIT = 16 * 1024 * 1024
+_PAGE_SIZE = 4096
 # Write transactions between two looks at the size of the WAL file.
 _LOOK_EVERY = 256
 
@@ -40,6 +41,10 @@ class Connections:
         path: The file, an absolute path. It is there and has the schema.
         full_sync: Whether each commit waits until the disk has it.
         busy_timeout: Seconds to wait for other processes that write.
+
+    Attributes:
+        generation: What a writer remembers of the file from one transaction to the next holds while this number is the
+            same. It is only looked at within `writing`.
     """
 
     def __init__(self, path: Path, *, full_sync: bool, busy_timeout: float) -> None:
@@ -49,6 +54,8 @@ class Connections:
         self._writing = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         self._transactions = 0
+        self._data_version: int | None = None
+        self.generation = 0
         self._file = _identity(path)
         self._readers = threading.Condition(threading.Lock())
         self._idle: list[sqlite3.Connection] = []
@@ -58,16 +65,28 @@ class Connections:
         at_fork(self)
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed at the end of the block, rolled back if the block raises."""
+    def writing(self, *, remembers: bool = False) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed at the end of the block, rolled back if the block raises.
+
+        Args:
+            remembers: Whether the writer keeps what it remembers up to date with what it writes.
+        """
         with self._writing, translated(self._path):
             connection = self._writer
             if connection is None:
                 self._check_open()
                 connection = self._writer = self._connect()
+                self._data_version = None
+            if not remembers:
+                self.generation += 1
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                check_version(self._path, connection)
+                # Another number if any other connection has written: it may have migrated the file, or taken runs over.
+                (data_version,) = connection.execute("PRAGMA data_version").fetchone()
+                if data_version != self._data_version:
+                    check_version(self._path, connection)
+                    self._data_version = data_version
+                    self.generation += 1
                 yield connection
                 connection.execute("COMMIT")
             except BaseException as exception:
@@ -79,6 +98,7 @@ class Connections:
 
     def _give_up(self, connection: sqlite3.Connection, exception: BaseException) -> None:
         """Leave nothing half done. A connection that SQLite has complained about is not trusted again."""
+        self.generation += 1
         if isinstance(exception, sqlite3.Error):
             self._writer = None
             connection.close()  # rolls back
@@ -168,6 +188,7 @@ class Connections:
         try:
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_LIMIT // _PAGE_SIZE}")
         except BaseException:
             connection.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import traceback
 import weakref
@@ -9,6 +10,7 @@ import weakref
 import pytest
 
 from greenroom import StartEvent, StopEvent, Workflow, step
+from greenroom.actors.step import _let_go
 
 DEADLINE = 20
 
@@ -74,3 +76,30 @@ def test_the_errors_behind_a_stored_error_keep_no_values_alive(workflow: type[Wo
     gc.collect()
     assert alive.pop()() is None
     assert traceback.extract_tb(behind.__traceback__)[-1].name == "fail_deeper"
+
+
+def test_an_error_that_another_coroutine_has_caught_leaves_that_coroutine_alone() -> None:
+    """A step fails with the error of a run that a task had awaited too: the task goes on from where it stands."""
+    error = ValueError("of a run that many wait for")
+    caught, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def reads() -> str:
+        try:
+            raise error
+        except ValueError:
+            caught.set()
+        await goes_on.wait()
+        return "went on"
+
+    async def main() -> str:
+        task = asyncio.create_task(reads())
+        await caught.wait()
+        try:
+            raise error  # puts its own frames in front of those that are there
+        except ValueError:
+            _let_go(error)
+        goes_on.set()
+        async with asyncio.timeout(10):
+            return await task
+
+    assert asyncio.run(main()) == "went on"

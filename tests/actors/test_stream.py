@@ -322,13 +322,13 @@ def test_who_asks_for_more_is_answered_when_there_is_more(stream):
     manual, log, ref = stream
     waiting = ref.ask(MoreAsked(0, -1), block=False)
     assert not waiting.done
-    ref.tell(Published([], [Tick(n=0)], False))
+    ref.tell(Published([], [], [Tick(n=0)], False))
     manual.run_all()
     assert waiting.done
     assert ref.ask(MoreAsked(0, -1), block=False).done
     second = ref.ask(MoreAsked(1, -1), block=False)
     assert not second.done
-    ref.tell(Published([], [], True))
+    ref.tell(Published([], [], [], True))
     manual.run_all()
     assert second.done
     assert ref.ask(MoreAsked(1, -1), block=False).done
@@ -356,11 +356,11 @@ def test_offsets_of_a_stream_that_goes_on_begin_where_it_was():
     log = StreamLog(first_offset=5)
     manual = ManualDispatcher()
     ref = StreamActor.start(manual, log)
-    ref.tell(Published([], [Tick(n=n) for n in range(5, 8)], True))
+    ref.tell(Published([], [], [Tick(n=n) for n in range(5, 8)], True))
     manual.run_all()
     moved = []
     place = Subscription(
-        log, ref, manual, after=-1, expose_internal=False, moved=lambda offset, note: moved.append(offset)
+        log, ref, manual, after=-1, expose_internal=False, moved=lambda offset, *_: moved.append(offset)
     )
     assert [event.n for event in place] == [5, 6, 7]
     assert moved == [5, 6, 7]

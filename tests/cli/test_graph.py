@@ -93,6 +93,14 @@ def test_a_faulty_workflow_is_drawn() -> None:
     assert "produced but never consumed: Good" in told(done)
 
 
+def test_what_the_module_prints_is_not_of_the_drawing() -> None:
+    """It goes to stderr, so that the drawing can go into a pipe."""
+    source = "from tests.support.drawn_flows import Loop\nprint('imported')\n"
+    Path("chatty_flow.py").write_text(source)
+    done = call("chatty_flow:Loop")
+    assert (done.exit_code, done.stdout, told(done)) == (0, flows.Loop.graph().to_mermaid(), "imported")
+
+
 def test_no_object_is_made() -> None:
     """A class whose objects need arguments is drawn; so is an object."""
     assert call("tests.support.cli_flows:NeedsArguments").exit_code == 0

@@ -17,7 +17,7 @@ import pytest
 from greenroom import InputRequiredEvent, Workflow
 from greenroom.codec import decode
 from greenroom.events import WorkflowCancelledEvent
-from greenroom.snapshot import registry_for
+from greenroom.named import registry_for
 from tests.runtime.test_cut_everywhere import ROUNDS, Approvals, Coroutines, Lists, Retries, Stages, tell
 from tests.support.worlds import World
 

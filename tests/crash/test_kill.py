@@ -31,10 +31,10 @@ import pytest
 from greenroom.checkpoint import load_checkpoint
 from greenroom.codec import decode
 from greenroom.errors import RunEndedError
+from greenroom.inbox import post_event
 from greenroom.journal import replay, unpack_record
-from greenroom.keeper import post_event
+from greenroom.named import registry_for
 from greenroom.run_state import RunState
-from greenroom.snapshot import registry_for
 from greenroom.stores import SQLiteStore
 from tests.support.crash_child import EFFECTS, CrashFlow, Poke, describe, result_of
 

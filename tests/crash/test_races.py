@@ -29,10 +29,10 @@ from greenroom import (
     aio,
     step,
 )
-from greenroom.keeper import post_event
+from greenroom.inbox import post_event
+from greenroom.named import registry_for
 from greenroom.observer import Observer
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
-from greenroom.snapshot import registry_for
 from greenroom.stores import MemoryStore, RunStore, SQLiteStore
 from tests.support.flavours import DEADLINE
 

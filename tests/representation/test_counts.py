@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from greenroom import Context, Event, Handler, StartEvent, StopEvent, Workflow, step
 from greenroom.representation import StepCounts, WorkflowGraph, WorkflowStepNode
+from greenroom.representation.picture import make_picture
 from tests.support import drawn_flows as flows
 
 
@@ -195,3 +197,18 @@ def test_the_graph_of_a_workflow_has_no_counts() -> None:
     assert counts(graph) == {}
     assert (graph.run_id, set(ways(graph).values())) == (None, {None})
     assert StepCounts().model_dump() == dict.fromkeys(StepCounts.model_fields, 0)
+
+
+def test_what_only_steps_need_that_were_not_reached_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resource and a workflow that no step came to use have a count of 0; how often others were used is not known."""
+    (tmp_path / "app.toml").write_text('[db]\ndatabase = "x"\n')
+    monkeypatch.chdir(tmp_path)
+    unused = {}
+    for flow in (flows.Needs, flows.Parent):
+        handler = flow().run()
+        handler.result(timeout=30)
+        unused[flow] = [e.target for e in handler.graph().edges if e.kind in ("uses", "runs") and e.count is not None]
+        assert {edge.count for edge in handler.graph().edges if edge.kind in ("uses", "runs")} == {0, None}
+    assert unused == {flows.Needs: ["resource:<lambda>"], flows.Parent: ["workflow:Grandchild"]}
+    never = next(n for n in make_picture(handler.graph(), None).boxes if n.id == "workflow:Grandchild")
+    assert never.tone == "plain"  # another workflow, which was run, runs it as well

@@ -27,6 +27,7 @@ from greenroom.representation import (
 from tests.support import drawn_flows as flows
 
 ALL = [flows.Linear, flows.Loop, flows.Fan, flows.ListFan, flows.People, flows.Caught, flows.Fails, flows.Faulty]
+ALL += [flows.Needs, flows.Parent]
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -110,11 +111,22 @@ def test_mermaid_shows_people_and_fan_out() -> None:
     assert '-->|"many"|' in flows.ListFan.graph().to_mermaid()
 
 
+def test_mermaid_shows_resources_and_other_workflows() -> None:
+    """A resource is a cylinder with its factory and scope, another workflow a box with two lines."""
+    text = flows.Needs.graph().to_mermaid()
+    assert '[("Database<br/>connect, one a run")]' in text
+    assert '[("settings<br/>app.toml, db")]' in text
+    assert '-->|"db"|' in text
+    text = flows.Parent.graph().to_mermaid()
+    assert '[["Child<br/>a workflow of 2 steps"]]' in text
+    assert "-.-> " in text
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_mermaid_keeps_odd_names_inside_their_quotes(name: str) -> None:
     """Whatever a name holds, each line is one of the few forms that the flowchart consists of."""
     label = r'"(?:[^"\[\]{}<>`&]|<br/>)*"'
-    node, edge, style = rf"    n\d\[\[{label}\]\]", rf"    n0 -->(\|{label}\|)? n1", r"    class(Def)? \S+ \S+"
+    node, edge, style = rf"    n\d\{{\{{{label}\}}\}}", rf"    n0 -->(\|{label}\|)? n1", r"    class(Def)? \S+ \S+"
     forms = f"flowchart TD|{node}|{edge}|{style}"
     for line in hostile(name).to_mermaid().removesuffix("\n").split("\n"):
         assert re.fullmatch(forms, line), line
@@ -277,6 +289,15 @@ def test_the_functions_of_the_peer_write_files(tmp_path: Path, monkeypatch: pyte
         "workflow_recent_execution.mermaid": text,
     }
     assert "3 done" in text
+
+
+def test_child_workflows_may_be_left_out(tmp_path: Path) -> None:
+    """The functions of the peer show the workflows that steps run, unless told not to."""
+    assert "Grandchild" in draw_all_possible_flows_mermaid(flows.Parent, filename=None)
+    assert "Grandchild" not in draw_all_possible_flows_mermaid(flows.Parent, None, include_child_workflows=False)
+    for shown in (True, False):
+        draw_all_possible_flows(flows.Parent, tmp_path / "page.html", include_child_workflows=shown)
+        assert ("Grandchild" in (tmp_path / "page.html").read_text(encoding="utf-8")) == shown
 
 
 def test_a_large_workflow_is_drawn() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import pytest
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from greenroom import Context, Event, StartEvent, StopEvent, Workflow, WorkflowConfigurationError, step
 from greenroom.representation import (
@@ -16,9 +17,11 @@ from greenroom.representation import (
     WorkflowStepNode,
     get_workflow_representation,
 )
+from greenroom.resources import Resource
 from tests.support import drawn_flows as flows
 
 ALL = [flows.Linear, flows.Loop, flows.Fan, flows.ListFan, flows.People, flows.Caught, flows.Fails, flows.Faulty]
+ALL += [flows.Needs, flows.Parent]
 
 
 def edges(graph: WorkflowGraph, *kinds: str) -> list[tuple[str, str]]:
@@ -113,6 +116,125 @@ def test_caught_failures_lead_to_their_handler() -> None:
     assert node(graph, "mend").catches == ["fetch"]
     assert node(graph, "fetch").catches is None
     assert edges(graph, "fails") == [("fetch", "StepFailedEvent")]
+
+
+def test_resources_hang_on_the_steps_that_take_them() -> None:
+    """One node for each factory and file, shared by all who take it, and what a factory takes hangs on the factory."""
+    graph = flows.Needs.graph()
+    assert [(edge.source, edge.label, edge.target) for edge in graph.edges if edge.kind == "uses"] == [
+        ("read", "db", "resource:connect"),
+        ("resource:connect", "settings", "resource_config:settings"),
+        ("write", "database", "resource:connect"),
+        ("write", "number", "resource:<lambda>#2"),
+        ("never", "number", "resource:<lambda>"),
+    ]
+    database = node(graph, "resource:connect")
+    assert (database.node_type, database.label, database.type_name) == ("resource", "Database", "Database")
+    assert (database.getter_name, database.scope) == ("connect", "run")
+    assert database.description == "Connect to what the settings say."
+    settings = node(graph, "resource_config:settings")
+    assert (settings.node_type, settings.label, settings.type_name) == ("resource_config", "settings", "Settings")
+    assert (settings.config_file, settings.path_selector) == ("app.toml", "db")
+    assert list(settings.config_schema["properties"]) == ["database", "size"]
+    assert node(graph, "resource:<lambda>").scope == "invocation"
+    assert not graph.filter_by_node_type("resource", "resource_config").to_mermaid().count("connect")
+
+
+@pytest.mark.parametrize(
+    ("hint", "name"),
+    [
+        (Annotated[flows.Database, Field(description="it")], "Database"),
+        (flows.Database | None, "Database | None"),
+        (dict[str, list[flows.Database]], "dict[str, list[Database]]"),
+        (Callable[[int], str], "Callable"),
+        (Any, "Any"),
+    ],
+)
+def test_the_type_of_a_resource_is_told_as_it_is_written(hint: Any, name: str) -> None:
+    """Without modules and metadata."""
+
+    class Takes(Workflow):
+        @step
+        def one(self, ev: StartEvent, it: Annotated[hint, Resource(flows.Database)]) -> StopEvent:
+            return StopEvent()
+
+    assert node(Takes.graph(), "resource:Database").type_name == name
+
+
+def test_workflows_that_steps_run_hang_on_them() -> None:
+    """Named by a step, by a method that it calls or by the constructor; and so with those that these run."""
+    graph = flows.Parent.graph()
+    assert edges(graph, "runs") == [
+        ("one", "workflow:Child"),
+        ("workflow:Child", "workflow:Grandchild"),
+        ("two", "workflow:Linear"),
+        ("four", "workflow:Grandchild"),
+    ]
+    child = node(graph, "workflow:Child")
+    assert (child.node_type, child.label, child.description) == ("workflow", "Child", "Runs another.")
+    assert child.steps == ["def first(ctx: Context, ev: StartEvent) -> Draft", "def second(ev: Draft) -> StopEvent"]
+
+
+class Proxy:
+    """What web frameworks have for the request of the moment: outside of one it answers nothing."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("outside of a request")
+
+
+REQUEST = Proxy()
+
+
+def test_a_proxy_that_a_step_names_is_not_asked_for_anything() -> None:
+    """Neither by a drawing, nor when a snapshot is taken and read."""
+
+    class View(Workflow):
+        @step
+        def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            REQUEST.help(ctx)
+            return StopEvent(result=REQUEST(ctx))
+
+    assert len(View.graph().nodes) == 3
+    workflow = View()
+    handler = workflow.run()
+    with pytest.raises(RuntimeError, match="outside of a request"):
+        handler.result(timeout=30)
+    Context.restore(workflow, handler.ctx.snapshot())
+
+
+def test_a_workflow_in_an_attribute_that_is_local_is_found() -> None:
+    """Also where another of the constructor's names has no value yet."""
+
+    class Helper(Workflow):
+        @step
+        def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+    class Main(Workflow):
+        def __init__(self) -> None:
+            super().__init__()
+            self.helper = Helper()
+            self.later = later
+
+        @step
+        def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=(ctx.run(self.helper).result(), self.later))
+
+    assert edges(Main.graph(), "runs") == [("one", "workflow:Helper")]
+    later = 1
+
+
+def test_a_workflow_that_runs_itself_is_a_loop() -> None:
+    """As one that walks a tree does."""
+
+    class Tree(Workflow):
+        @step
+        def walk(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=ctx.run(Tree()).result())
+
+    graph = Tree.graph()
+    assert edges(graph, "runs") == [("walk", "workflow:Tree"), ("workflow:Tree", "workflow:Tree")]
+    assert [edge.is_loop for edge in graph.edges if edge.kind == "runs"] == [False, True]
 
 
 def test_a_faulty_workflow_is_drawn_with_its_faults() -> None:

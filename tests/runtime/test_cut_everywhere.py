@@ -32,10 +32,11 @@ from greenroom import (
     catch_error,
     step,
 )
-from greenroom.facts import OnceDone
+from greenroom.facts import ForChild, OnceDone
+from greenroom.named import registry_for
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.run_state import RunState
-from greenroom.snapshot import dump_snapshot, registry_for, take_document
+from greenroom.snapshot import dump_snapshot, graphs_within, take_document
 from greenroom.testing import SeededRuntime
 
 ROUNDS = 1000  # More rounds of questions than any workflow here has.
@@ -126,11 +127,12 @@ def cuts_noted(cuts: list[Cut]) -> Iterator[None]:
 
     def watched(state: RunState, fact: Any, now: float) -> Any:
         effects = apply(state, fact, now)
-        if state.outcome is None:
-            if isinstance(fact, OnceDone):
-                recorded.append(fact.result)
+        if state.outcome is None and not state.depth:
+            told = fact.fact if isinstance(fact, ForChild) else fact
+            if isinstance(told, OnceDone):
+                recorded.append(told.result)
             document = take_document(state, now)
-            data = dump_snapshot(document, registry_for(state.graph))
+            data = dump_snapshot(document, registry_for(state.graph, *graphs_within(state)))
             cuts.append(Cut(data, state.published, list(recorded)))
         return effects
 
@@ -362,7 +364,104 @@ class Lists(Workflow):
         return StopEvent(result=sorted(row.n for row in rows))
 
 
-@pytest.mark.parametrize("make", [Approvals, Coroutines, Lists, Retries, Stages])
+class Grandchild(Workflow):
+    """Asks, in an `async def` step."""
+
+    def __init__(self, effects: list[str]) -> None:
+        super().__init__()
+        self.effects = effects
+
+    def effect(self, text: str) -> str:
+        self.effects.append(text)
+        return text
+
+    @step
+    async def ask(self, ctx: aio.Context, ev: Item) -> Done:
+        answer = await ctx.ask(Ask(n=ev.n), Answer)
+        await ctx.once("asked", self.effect, f"asked {ev.n}")
+        return Done(n=answer.n, text="asked")
+
+    @step
+    def begin(self, ev: StartEvent) -> Item:
+        return Item(n=ev.n)
+
+    @step
+    def end(self, ev: Done) -> StopEvent:
+        return StopEvent(result=ev.n)
+
+
+class Child(Workflow):
+    """Has a child of its own, fails once, waits for time, and collects."""
+
+    def __init__(self, effects: list[str]) -> None:
+        super().__init__()
+        self.effects = effects
+
+    def effect(self, text: str) -> str:
+        self.effects.append(text)
+        return text
+
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> Item | None:
+        ctx.store.set("n", ev.n)
+        for n in range(2):
+            ctx.send_event(Item(n=n), delay=float(n))
+        return None
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(2), stop=stop_after_attempt(3)))
+    def work(self, ctx: Context, ev: Item) -> Done:
+        run = ctx.run(Grandchild(self.effects), n=ctx.store.get("n") + ev.n)
+        ctx.once("work", self.effect, f"work {ctx.store.get('n')} {ev.n}")
+        n = run.result()
+        if ctx.retry_info().retry_number == 0:
+            raise ValueError("once")
+        return Done(n=n, text="")
+
+    @step
+    def join(self, ctx: Context, ev: Done) -> StopEvent | None:
+        done = ctx.collect_events(ev, [Done, Done])
+        return done and StopEvent(result=sorted(event.n for event in done))
+
+
+class Failing(Workflow):
+    """Fails."""
+
+    @step
+    def fail(self, ev: StartEvent) -> StopEvent:
+        raise ValueError("always")
+
+
+class Family(Workflow):
+    """Has children side by side, one that nobody asks after, and one that fails."""
+
+    def __init__(self, effects: list[str]) -> None:
+        super().__init__()
+        self.effects = effects
+
+    def effect(self, text: str) -> str:
+        self.effects.append(text)
+        return text
+
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> Seen:
+        runs = [ctx.run(Child(self.effects), n=10)]
+        ctx.run(Grandchild(self.effects), n=30)
+        ctx.write_event_to_stream(Tick(n=1))
+        results = [run.result() for run in runs]
+        ctx.once("begin", self.effect, f"begin {results}")
+        return Seen(n=sum(map(sum, results)))
+
+    @step
+    async def end(self, ctx: aio.Context, ev: Seen) -> StopEvent:
+        try:
+            await ctx.run(Failing())
+        except ValueError as error:
+            message = str(error)
+        answer = await ctx.ask(Ask(n=40), Answer)
+        return StopEvent(result=(ev.n, answer.n, message))
+
+
+@pytest.mark.parametrize("make", [Approvals, Coroutines, Family, Lists, Retries, Stages])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("max_parked", [0, 1000])
 def test_a_cut_run_ends_as_the_one_that_was_not_cut(

@@ -368,7 +368,7 @@ def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(make_store: Cal
 def test_a_stale_owner_s_writes_are_refused(make_store: Callable[[], RunStore]) -> None:
     """Whoever lost the run is told so, and the other goes on."""
     store = make_store()
-    with Runtime(store=store) as first:
+    with Runtime(store=store, lease=600) as first:  # so that it does not renew while the test looks
         handler = Approval(runtime=first).run(run_id="one", n=1)
         question = asked(handler)
         assert first.keeper is not None
@@ -388,15 +388,17 @@ def test_a_run_whose_code_has_changed_is_set_aside_and_stops_no_other(make_store
 
     def versions(changed: bool) -> type[Workflow]:
         class Flow(Workflow):
-            @step
-            def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
-                return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
-
             if changed:
 
                 @step
-                def more(self, ev: Answer) -> StopEvent:
-                    return StopEvent()
+                def start(self, ctx: Context, ev: StartEvent) -> StopEvent:
+                    return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
+
+            else:
+
+                @step
+                def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+                    return StopEvent(result=ctx.ask(Ask(n=1), Answer).n)
 
         return Flow
 
@@ -412,7 +414,7 @@ def test_a_run_whose_code_has_changed_is_set_aside_and_stops_no_other(make_store
             runtime.get("changed")
         row = store.row("changed")
         assert row is not None
-        assert "step 'more' is new" in str(row.reason)
+        assert "invocation 0: step 'begin' is gone, and has StartEvent in hand" in str(row.reason)
         same = runtime.get("same")
         assert same is not None
         same.respond(asked(same), {"n": 1})
@@ -441,3 +443,66 @@ def until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
         threading.Event().wait(0.002)
+
+
+class Asks(Workflow):
+    """Is run by others, and asks."""
+
+    @step
+    def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        ctx.once(f"ask {ev.n}", effect, f"ask {ev.n}")
+        return StopEvent(result=ctx.ask(Ask(n=ev.n), Answer).n)
+
+
+class Between(Workflow):
+    """Is run by others, runs another, and has to try twice."""
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(0), stop=stop_after_attempt(2)))
+    async def run_it(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
+        answer = await ctx.run(Asks(), n=ev.n)
+        if ctx.retry_info().retry_number == 0:
+            raise ValueError("once")
+        return StopEvent(result=answer)
+
+
+class Family(Workflow):
+    """Has two children and a grandchild."""
+
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        runs: list[Any] = [ctx.run(Asks(), n=1), ctx.run(Between(), n=2)]
+        ctx.once("begin", effect, "begin")
+        return StopEvent(result=[run.result() for run in runs])
+
+
+def both_asked(handler: Handler) -> dict[int, str]:
+    """Wait for both questions, and return their ids."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        pending = {question.request.n: question.input_id for question in handler.pending_inputs()}
+        if len(pending) == 2:
+            return pending
+    raise AssertionError("not both questions were asked")
+
+
+def test_children_outlive_the_process_with_their_parent(make_store: Callable[[], RunStore], durability: Any) -> None:
+    """Their questions keep their ids, what they did once is not done again, and an answer is never lost."""
+    with Runtime(store=make_store(), durability=durability, idle_timeout=0.0):
+        questions = both_asked(Family().run(run_id="one"))
+    with Runtime(store=make_store(), durability=durability) as runtime:
+        runtime.recover([Family])
+        handler = runtime.get("one")
+        assert handler is not None
+        assert {question.request.n: question.input_id for question in handler.pending_inputs()} == questions
+        handler.respond(questions[2], {"n": 20})
+    store = make_store()
+    with Runtime(store=store, durability=durability) as runtime:
+        runtime.recover([Family])
+        handler = runtime.get("one")
+        assert handler is not None
+        assert [question.input_id for question in handler.pending_inputs()] == [questions[1]]
+        assert [row.input_id for row in store.inputs()] == [questions[1]]
+        handler.respond(questions[1], {"n": 10})
+        assert handler.result(DEADLINE) == [10, 20]
+        assert list(store.inputs()) == []
+    assert sorted(effects) == ["ask 1", "ask 2", "begin"]

@@ -12,10 +12,10 @@ from greenroom import Workflow
 from greenroom.checkpoint import dump_checkpoint, load_checkpoint
 from greenroom.facts import Recovered, StartInvocation
 from greenroom.journal import encode_fact, is_recorded, pack_record, replay
+from greenroom.named import graphs_named_by, registry_for
 from greenroom.run_state import RunState
-from greenroom.snapshot import registry_for
 from greenroom.testing import SeededRuntime
-from tests.runtime.test_cut_everywhere import Approvals, Coroutines, Retries, Stages, live
+from tests.runtime.test_cut_everywhere import Approvals, Coroutines, Family, Retries, Stages, live
 
 MAKERS = [Approvals, Coroutines, Retries, Stages]
 
@@ -29,12 +29,14 @@ class Kept:
 
 
 @contextmanager
-def journal_kept(kept: Kept) -> Iterator[None]:
+def journal_kept(kept: Kept, registry: Any = None) -> Iterator[None]:
     """Record every fact before it is applied, and the run after it."""
-    apply = RunState.apply
+    apply, given = RunState.apply, registry
 
     def watched(state: RunState, fact: Any, now: float) -> Any:
-        registry = registry_for(state.graph)
+        if state.depth:
+            return apply(state, fact, now)  # What happens to a child is a fact of its parent's.
+        registry = given or registry_for(state.graph)
         if not kept.checkpoints:
             kept.checkpoints.append(dump_checkpoint(state, 0.0, registry))
         recorded = is_recorded(fact) and state.outcome is None
@@ -103,3 +105,30 @@ def test_a_recovered_run_starts_again_what_was_at_work_and_leaves_what_waits() -
         begun, waiting = begun + len(started), waiting + len(parked)
     assert begun
     assert waiting
+
+
+@pytest.mark.parametrize("max_parked", [0, 1000])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_facts_of_children_are_replayed_with_those_of_their_parent(max_parked: int, seed: int) -> None:
+    """From the beginning and from every checkpoint, byte for byte, children and grandchildren included."""
+    named = graphs_named_by(Family([]))
+    registry = registry_for(*named)
+    kept = Kept()
+    with SeededRuntime(seed) as runtime, journal_kept(kept, registry):
+        runtime.parking._max_parked = max_parked
+        handler = Family([]).run()
+        live(handler, -1)
+        result = handler.result()
+    graph = Family([])._graph
+    stride = 1 if len(kept.checkpoints) < 60 else 7
+    seen = 0
+    for first in range(0, len(kept.checkpoints), stride):
+        state, _ = load_checkpoint(graph, kept.checkpoints[first], registry, timeout=None, on_stuck="fail", named=named)
+        seen += any(child.cast is not None for child in state.children.values())
+        for number, record in enumerate(kept.records[first:], first + 1):
+            replay(state, [record], registry, named)
+            if number < len(kept.checkpoints):
+                assert dump_checkpoint(state, 0.0, registry) == kept.checkpoints[number], (first, number)
+    assert seen
+    assert state.outcome is not None
+    assert state.outcome.result == result

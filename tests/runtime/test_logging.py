@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from greenroom import Context, Event, HumanResponseEvent, Runtime, StartEvent, StopEvent, Workflow, aio, step
+from greenroom import (
+    Context,
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    Runtime,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    aio,
+    step,
+)
 from greenroom.logging import RunFilter, add_run_fields
 from greenroom.retry import retry_policy, stop_after_attempt, wait_none
 from greenroom.testing import SeededRuntime
@@ -276,3 +287,69 @@ def test_a_failing_callback_has_no_run(kept: Kept) -> None:
         gate.set()
         handler.result(DEADLINE)
     assert [fields(record) for record in kept.records] == [("", "", "")]
+
+
+def test_records_of_children_bear_their_own_run(flow: Flavour, kept: Kept) -> None:
+    """What a child's steps log bears the child's run, step and invocation; what the step around it logs, its own."""
+
+    class Inner(Workflow):
+        @flow.step
+        async def begin(self, ctx: Context, ev: StartEvent) -> Part:
+            library.warning("begin")
+            await flow(ctx.ask(InputRequiredEvent(), Answer))
+            library.warning("answered")
+            return Part(n=1)
+
+        @flow.step
+        async def end(self, ctx: Context, ev: Part) -> StopEvent:
+            library.warning("end")
+            return StopEvent()
+
+    class Outer(Workflow):
+        @flow.step
+        async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            child = ctx.run(Inner())
+            library.warning("before")
+            await flow(child.result())
+            library.warning("after")
+            return StopEvent()
+
+    with SeededRuntime(1) as runtime:
+        handler = Outer().run(run_id="r")
+        runtime.run_until_idle()
+        (question,) = handler.pending_inputs()
+        handler.respond(question.input_id, Answer(n=1))
+        handler.result()
+    child = "r/Inner.0.0"
+    assert {record.getMessage(): fields(record) for record in kept.records if record.name == library.name} == {
+        "before": ("r", "one", 0),
+        "begin": (child, "begin", 0),
+        "answered": (child, "begin", 0),
+        "end": (child, "end", 1),
+        "after": ("r", "one", 0),
+    }
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+def test_the_life_of_children_is_logged(caplog: pytest.LogCaptureFixture, level: int) -> None:
+    """Begin and end of a child are logged at INFO with its run id and the step that began it, the rest at DEBUG."""
+
+    class Inner(Workflow):
+        @step
+        def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+    class Outer(Workflow):
+        @step
+        async def total(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=await ctx.run(Inner()))
+
+    with caplog.at_level(level, logger="greenroom.run"), SeededRuntime(1):
+        Outer().run(run_id="r").result()
+    records = [r for r in caplog.records if r.name == "greenroom.run" and fields(r)[0] == "r/Inner.0.0"]
+    at_info = [r.getMessage().partition(" after ")[0] for r in records if r.levelno == logging.INFO]
+    assert at_info == [
+        "run 'r/Inner.0.0' of Inner began in step 'total' of run 'r'",
+        "run 'r/Inner.0.0' of Inner: completed",
+    ]
+    assert any("step 'one' begins" in r.getMessage() for r in records) == (level == logging.DEBUG)

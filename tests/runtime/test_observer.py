@@ -33,6 +33,7 @@ from greenroom.run_state import RunState
 from greenroom.runtime import add_observer, remove_observer
 from greenroom.testing import SeededRuntime, explore
 from tests.support.flavours import DEADLINE, Flavour
+from tests.support.hearing import Log, run_of
 from tests.support.waiting import wait_until
 
 
@@ -46,81 +47,6 @@ class Answer(HumanResponseEvent):
 
 class Done(Event):
     n: int
-
-
-class Log(Observer):
-    """Writes down what it hears, and complains of what comes out of order or twice."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.faults: list[str] = []
-        self.open: set[Any] = set()
-        self.attempts: list[AttemptRecord] = []
-        self.waits: list[WaitRecord] = []
-        self.runs: list[RunRecord] = []
-
-    def _begin(self, record: Any) -> None:
-        if record in self.open or (record.ended_at is not None and not isinstance(record, AttemptRecord)):
-            self.faults.append(f"began twice or too late: {record}")
-        self.open.add(record)
-
-    def _end(self, record: Any) -> None:
-        if record not in self.open or record.ended_at is None:
-            self.faults.append(f"ended twice or without a begin: {record}")
-        self.open.discard(record)
-
-    def run_started(self, run: RunRecord) -> None:
-        self._begin(run)
-        self.runs.append(run)
-        self.lines.append("run")
-
-    def run_ended(self, run: RunRecord) -> None:
-        self._end(run)
-        assert run.outcome is not None
-        self.faults += [f"outlived its run: {record}" for record in self.open if _run_of(record) is run]
-        self.lines.append(f"run {run.outcome.status}")
-
-    def run_idle(self, run: RunRecord) -> None:
-        self.lines.append("idle")
-
-    def event_routed(self, run: RunRecord, event: Event, step: str, is_queued: bool) -> None:
-        self.lines.append(f"{type(event).__name__} to {step}{', queued' if is_queued else ''}")
-
-    def event_streamed(self, run: RunRecord, event: Event) -> None:
-        self.lines.append(f"stream {type(event).__name__}")
-
-    def event_held(self, run: RunRecord, event: Event) -> None:
-        self.lines.append(f"held {type(event).__name__}")
-
-    def dead_letter(self, run: RunRecord, letter: Any) -> None:
-        self.lines.append(f"dead {type(letter.event).__name__}")
-
-    def step_started(self, attempt: AttemptRecord) -> None:
-        self._begin(attempt)
-        self.attempts.append(attempt)
-        self.lines.append(f"{attempt.step} {attempt.attempt}")
-
-    def step_ended(self, attempt: AttemptRecord) -> None:
-        self._end(attempt)
-        self.lines.append(f"{attempt.step} {attempt.attempt} {attempt.end}")
-
-    def step_retried(self, run: RunRecord, step: str, invocation: int, delay: float) -> None:
-        self.lines.append(f"{step} again in {delay:g}")
-
-    def wait_started(self, wait: WaitRecord) -> None:
-        self._begin(wait)
-        self.waits.append(wait)
-        self.lines.append(f"wait {wait.event_type.__name__}")
-
-    def wait_ended(self, wait: WaitRecord) -> None:
-        self._end(wait)
-        self.lines.append(f"wait {wait.event_type.__name__} {wait.end}")
-
-
-def _run_of(record: Any) -> RunRecord:
-    if isinstance(record, WaitRecord):
-        return record.attempt.run
-    return record if isinstance(record, RunRecord) else record.run
 
 
 def chain(flow: Flavour) -> Workflow:
@@ -626,7 +552,7 @@ def test_a_run_that_goes_on_names_its_origin() -> None:
     first, second = log.runs
     assert (first.run_id, first.origin) == ("first", "first")
     assert (second.run_id, second.origin, second.start_event) == ("second", "first", None)
-    assert [wait.end for wait in log.waits if _run_of(wait) is second] == ["answered"]
+    assert [wait.end for wait in log.waits if run_of(wait) is second] == ["answered"]
     assert not log.faults
     assert not log.open
 

@@ -154,6 +154,26 @@ def test_steps_are_children_of_their_run_and_that_of_the_caller(
     assert telemetry.span("run Chain").status.status_code is StatusCode.UNSET
 
 
+def test_contents_of_events_are_not_recorded(flow: Flavour, telemetry: Telemetry) -> None:
+    """Spans name the classes of events, and tell nothing of what is in them."""
+
+    class Chain(Workflow):
+        @flow.step
+        async def first(self, ev: StartEvent) -> Part:
+            return Part(n=ev.secret)
+
+        @flow.step
+        async def second(self, ev: Part) -> StopEvent:
+            return StopEvent(result=ev.n)
+
+    with Runtime(observers=[telemetry.observer]):
+        assert Chain().run(secret=8675309).result(DEADLINE) == 8675309
+    told = [span.to_json() for span in telemetry.spans()]
+    assert len(told) == 3
+    assert any("Part" in text for text in told)
+    assert not any("8675309" in text for text in told)
+
+
 def test_steps_side_by_side_each_have_their_own_span(
     flow: Flavour, telemetry: Telemetry, make_runtime: Callable[..., Runtime]
 ) -> None:
@@ -368,6 +388,122 @@ def test_a_run_within_a_step_is_a_child_of_the_step(telemetry: Telemetry) -> Non
     with Runtime(observers=[telemetry.observer]):
         Outer().run().result(DEADLINE)
     assert telemetry.parent_of(telemetry.span("run Inner")) == "step one"
+
+
+class Inner(Workflow):
+    """Asks a person in one step, and has its own work in another."""
+
+    @step
+    def ask(self, ctx: Context, ev: StartEvent) -> Part:
+        return Part(n=ctx.ask(InputRequiredEvent(), Answer).n)
+
+    @step
+    async def double(self, ctx: aio.Context, ev: Part) -> StopEvent:
+        return StopEvent(result=2 * ev.n)
+
+
+def answer(handler: Any) -> None:
+    """Answer the one question of a run."""
+    (question,) = handler.pending_inputs()
+    handler.respond(question.input_id, Answer(n=4))
+
+
+@pytest.mark.parametrize("max_parked", [0, 1000])
+def test_a_child_run_is_a_child_of_the_step_that_began_it(flow: Flavour, telemetry: Telemetry, max_parked: int) -> None:
+    """The child's run hangs under the attempt that called ctx.run, its steps under it, also when it was unwound."""
+
+    class Outer(Workflow):
+        @flow.step
+        async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            with telemetry.tracer.start_as_current_span("mine"):
+                child = ctx.run(Inner())
+            return StopEvent(result=await flow(child.result()))
+
+    with SeededRuntime(3, observers=[telemetry.observer]) as runtime:
+        runtime.parking._max_parked = max_parked
+        handler = Outer().run(run_id="r")
+        runtime.run_until_idle()
+        answer(handler)
+        assert handler.result() == 8
+    run = telemetry.span("run Inner")
+    assert telemetry.parent_of(run) == "mine"
+    first = min(telemetry.spans("step one"), key=lambda span: span.attributes["greenroom.attempt"])  # type: ignore
+    mine = min(telemetry.spans("mine"), key=lambda span: span.start_time or 0)
+    assert mine.parent.span_id == first.context.span_id  # type: ignore[union-attr]
+    assert run.parent.span_id == mine.context.span_id  # type: ignore[union-attr]
+    assert {telemetry.parent_of(span) for name in ("ask", "double") for span in telemetry.spans(f"step {name}")} == {
+        "run Inner"
+    }
+    assert telemetry.parent_of(telemetry.span("wait Answer")) == "step ask"
+    attributes = dict(run.attributes or {})
+    assert {name: attributes[f"greenroom.{name}"] for name in ("run_id", "parent_run_id", "parent_step")} == {
+        "run_id": "r/Inner.0.0",
+        "parent_run_id": "r",
+        "parent_step": "one",
+    }
+    assert attributes["greenroom.parent_invocation"] == 0
+    assert telemetry.values("greenroom.runs", "workflow") == {("Outer",): 1, ("Inner",): 1}
+    assert (
+        telemetry.values("greenroom.step.attempts", "workflow", "step", "outcome")["Inner", "double", "completed"] == 1
+    )
+
+
+def test_spans_of_children_follow_a_run_that_was_restored(telemetry: Telemetry) -> None:
+    """In a run that goes on from a snapshot the child hangs under the attempt that comes by its ctx.run again."""
+
+    class Outer(Workflow):
+        @step
+        def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=ctx.run(Inner()).result())
+
+    with SeededRuntime(3, observers=[telemetry.observer]) as runtime:
+        handler = Outer().run(run_id="first")
+        runtime.run_until_idle()
+        data = handler.ctx.snapshot()
+        handler.cancel_run()
+        workflow = Outer()
+        again = workflow.run(ctx=Context.restore(workflow, data), run_id="second")
+        runtime.run_until_idle()
+        answer(again)
+        assert again.result() == 8
+    by_run = {(span.attributes["greenroom.run_id"], span.name): span for span in telemetry.spans()}  # type: ignore[index]
+    for run_id in ("first", "second"):
+        child, attempt = by_run[f"{run_id}/Inner.0.0", "run Inner"], by_run[run_id, "step one"]
+        assert child.parent.span_id == attempt.context.span_id  # type: ignore[union-attr]
+        assert child.context.trace_id == by_run[run_id, "run Outer"].context.trace_id  # type: ignore[union-attr]
+    resumed = by_run["second/Inner.0.0", "run Inner"].attributes or {}
+    assert (resumed["greenroom.resumed"], resumed["greenroom.origin_run_id"]) == (True, "first/Inner.0.0")
+
+
+def test_children_side_by_side_on_threads_keep_their_spans_apart(flow: Flavour, telemetry: Telemetry) -> None:
+    """Spans that steps of children open hang under the step of their own child, at any depth."""
+
+    class Nest(Workflow):
+        @flow.step
+        async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            with telemetry.tracer.start_as_current_span(f"work {ev.name}"):
+                await asyncio.sleep(0) if flow.kind == "async def" else None
+            if ev.depth:
+                names = [f"{ev.name}.{n}" for n in range(3)]
+                for child in [ctx.run(self, run_id=name, name=name, depth=ev.depth - 1) for name in names]:
+                    await flow(child.result())
+            return StopEvent()
+
+    with Runtime(observers=[telemetry.observer]):
+        Nest().run(depth=2, run_id="r", name="r").result(DEADLINE)
+    spans = {span.context.span_id: span for span in telemetry.spans()}  # type: ignore[union-attr]
+    assert len(spans) == 3 * 13
+    for span in telemetry.spans("work "):
+        assert span.parent is not None
+        attributes = spans[span.parent.span_id].attributes or {}
+        assert span.name == f"work {attributes['greenroom.run_id']}"
+    for span in telemetry.spans("run "):
+        attributes = span.attributes or {}
+        if "greenroom.parent_run_id" in attributes:
+            assert span.parent is not None
+            around = spans[span.parent.span_id]
+            assert (around.attributes or {})["greenroom.run_id"] == attributes["greenroom.parent_run_id"]
+            assert around.name == "step one"
 
 
 def test_spans_follow_into_tasks_and_threads_of_a_step(telemetry: Telemetry) -> None:

@@ -36,7 +36,7 @@ from greenroom import (
     catch_error,
     step,
 )
-from greenroom.events import InternalDispatchEvent
+from greenroom.events import CollectionReleaseEvent, InternalDispatchEvent
 from greenroom.retry import retry_policy, stop_after_attempt, wait_none
 from greenroom.testing import SeededRuntime
 from tests.support.flavours import DEADLINE, Flavour
@@ -49,6 +49,10 @@ class Item(Event):
 
 class Other(Event):
     pass
+
+
+class Joined(Event):
+    n: int
 
 
 class Begin(StartEvent):
@@ -86,6 +90,15 @@ MODULES = {
     ("workflows.context.state_store", "greenroom.aio"): "DictState",
     ("workflows.testing", "greenroom.testing.aio"): "WorkflowTestRunner",
     ("workflows.testing.runner", "greenroom.testing.aio"): "WorkflowTestResult",
+    ("workflows.resource", "greenroom.resources"): "Resource ResourceConfig ResourceManager",
+    ("workflows.representation", "greenroom.representation"): (
+        "WorkflowEventNode WorkflowExternalNode WorkflowGenericNode WorkflowGraph WorkflowGraphEdge WorkflowNodeBase"
+        " WorkflowResourceConfigNode WorkflowResourceNode WorkflowStepNode get_workflow_representation"
+    ),
+    ("llama_index.utils.workflow", "greenroom.representation"): (
+        "draw_all_possible_flows draw_all_possible_flows_mermaid draw_most_recent_execution"
+        " draw_most_recent_execution_mermaid"
+    ),
 }
 
 
@@ -103,6 +116,7 @@ ABSENT = {
     "greenroom.retry": "ConstantDelayRetryPolicy ExponentialBackoffRetryPolicy",
     "greenroom.context": "JsonSerializer PickleSerializer",
     "greenroom.runtime": "BasicRuntime ExternalRunAdapter InternalRunAdapter",
+    "greenroom.representation": "draw_agent_with_tools draw_agent_workflow",
 }
 
 
@@ -114,10 +128,10 @@ def test_what_is_not_there_is_not_there(module: str) -> None:
 
 
 def test_one_import_line_is_enough_for_code_that_awaits() -> None:
-    """greenroom.aio has every name that greenroom has; three of them are awaited there, the rest are the same."""
+    """greenroom.aio has every name that greenroom has; four of them are awaited there, the rest are the same."""
     assert aio.__all__ == greenroom.__all__
     differ = {name for name in aio.__all__ if getattr(aio, name) is not getattr(greenroom, name)}
-    assert differ == {"Context", "Handler", "Workflow"}
+    assert differ == {"ChildRun", "Context", "Handler", "Workflow"}
 
 
 # -- 1.2 construction --------------------------------------------------------------------------------------------------
@@ -663,6 +677,64 @@ def test_none_in_the_place_of_a_list_gathers_nothing(flow: Flavour) -> None:
     with SeededRuntime(1):
         assert Maybe().run().result().pages == 2
     assert gathered == []
+
+
+def test_none_where_the_list_was_needed_is_told_at_once(flow: Flavour) -> None:
+    """Nothing can come any more: the run does not wait for its timeout."""
+
+    class Needed(Workflow):
+        @flow.step
+        async def split(self, ev: StartEvent) -> list[Item] | None:
+            return None
+
+        @flow.step
+        async def join(self, items: list[Item]) -> Report:
+            return Report(pages=len(items))
+
+    with pytest.raises(WorkflowStuckError):
+        Needed().run().result(DEADLINE)
+
+
+def test_what_was_gathered_is_joined_with_an_event_that_was_sent(flow: Flavour) -> None:
+    """Both belong to no list then."""
+
+    class Both(Workflow):
+        @flow.step
+        async def split(self, ctx: Context, ev: StartEvent) -> list[Item] | Other:
+            ctx.send_event(Other())
+            return [Item(n=n) for n in (1, 2)]
+
+        @flow.step
+        async def gather(self, items: list[Item]) -> Joined:
+            return Joined(n=len(items))
+
+        @flow.step
+        async def join(self, joined: Joined, other: Other) -> Report:
+            return Report(pages=joined.n)
+
+    assert Both().run().result(DEADLINE).pages == 2
+
+
+def test_a_failed_join_is_caught_with_its_events(flow: Flavour) -> None:
+    """All of them, in a CollectionReleaseEvent, as those of a list."""
+
+    class Fails(Workflow):
+        @flow.step
+        async def both(self, ctx: Context, ev: StartEvent) -> Item | Other | None:
+            ctx.send_event(Item(n=1))
+            ctx.send_event(Other())
+            return None
+
+        @flow.step
+        async def join(self, item: Item, other: Other) -> Report:
+            raise ValueError("no")
+
+        @flow.catch_error
+        async def mend(self, ev: StepFailedEvent) -> Report:
+            assert isinstance(ev.input_event, CollectionReleaseEvent)
+            return Report(pages=len(ev.input_event.events))
+
+    assert Fails().run().result(DEADLINE).pages == 2
 
 
 def test_each_list_is_gathered_by_itself_though_two_steps_return_one(flow: Flavour) -> None:

@@ -924,6 +924,45 @@ def test_a_lock_is_handed_over_and_not_held(flow: Flavour) -> None:
     assert not entered
 
 
+def test_a_context_manager_that_is_open_already_is_yielded(flow: Flavour) -> None:
+    """Returned, it is entered a second time, and says so itself; returned unopened, it is opened and closed."""
+    told: list[str] = []
+
+    class Client:
+        async def __aenter__(self) -> "Client":
+            if told[-1:] == ["opened"]:
+                raise RuntimeError("cannot be opened twice")
+            told.append("opened")
+            return self
+
+        async def __aexit__(self, *error: object) -> None:
+            told.append("closed")
+
+    async def returned() -> Client:
+        return await Client().__aenter__()
+
+    async def yielded() -> AsyncIterator[Client]:
+        async with Client() as client:
+            yield client
+
+    async def unopened() -> Client:
+        return Client()
+
+    def result_with(factory: Callable[..., Any]) -> Any:
+        class Uses(Workflow):
+            @flow.step
+            async def work(self, ev: StartEvent, it: Annotated[Client, Resource(factory, scope="run")]) -> StopEvent:
+                return StopEvent(result=isinstance(it, Client))
+
+        return Uses().run().result(DEADLINE)
+
+    for factory in (yielded, unopened):
+        assert result_with(factory) is True
+    assert told == ["opened", "closed"] * 2
+    with pytest.raises(RuntimeError, match="cannot be opened twice"):
+        result_with(returned)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_opens_its_own_and_leaves_its_parents_alone(log: Log) -> None:
     """A connection of the parent's is not used or closed in the child."""

@@ -212,7 +212,7 @@ def test_a_note_stands_at_the_offset_of_the_next_published_event() -> None:
     play = begun()
     play.write("begin", Right())
     play.finish("begin", StopEvent())
-    assert [note[0] for note in play.state.notes] == [0, 1]
+    assert [note[0] for note in play.state.notes] == [(0, 0), (1, 0)]
 
 
 def test_notes_that_nobody_reads_are_bounded() -> None:

@@ -33,8 +33,8 @@ from greenroom import (
 )
 from greenroom.codec import TypeRegistry, register_type
 from greenroom.errors import ContextSerdeError, ContextStateError
+from greenroom.named import registry_for
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
-from greenroom.snapshot import registry_for
 from greenroom.testing import SeededRuntime
 
 SOON = 0.5  # Virtual seconds that the steps of a schedule may take on top of a delay.
@@ -627,7 +627,7 @@ def test_a_class_that_a_workflow_names_may_be_registered_under_a_name_of_its_own
 ) -> None:
     """Events, answers and the graph are then written under that name, also by a workflow that was put away before."""
     shared = TypeRegistry()
-    for module in ("greenroom.snapshot", "greenroom.codec.registry"):
+    for module in ("greenroom.named", "greenroom.snapshot", "greenroom.codec.registry"):
         monkeypatch.setattr(f"{module}.global_registry", shared)
     workflow = Renames()
     with SeededRuntime(1) as runtime:
@@ -679,7 +679,7 @@ def confirm(ctx, text):
 def test_a_class_that_only_another_package_names_must_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool from a library asks with an event of the library's: refused by name, and taken once it is registered."""
     shared = TypeRegistry()
-    for module in ("greenroom.snapshot", "greenroom.codec.registry"):
+    for module in ("greenroom.named", "greenroom.snapshot", "greenroom.codec.registry"):
         monkeypatch.setattr(f"{module}.global_registry", shared)
     library: dict[str, Any] = {"__name__": "library"}
     exec(_LIBRARY, library)

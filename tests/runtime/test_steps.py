@@ -15,7 +15,8 @@ from greenroom import Context, Event, StartEvent, StopEvent, Workflow, step
 from greenroom.aio import Context as AsyncContext
 from greenroom.errors import WorkflowRuntimeError, WorkflowValidationError
 from greenroom.retry import retry_policy
-from greenroom.steps import StepSpec, read_step, step_options
+from greenroom.signature import read_step
+from greenroom.steps import StepSpec, step_options
 
 
 class A(Event):

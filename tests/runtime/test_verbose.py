@@ -143,6 +143,35 @@ def test_verbose_names_the_runs_while_several_go_on(capsys: pytest.CaptureFixtur
     ]
 
 
+def test_verbose_prints_what_children_do(flow: Flavour, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines of children are printed with their run id, and while they go on those of their parent as well."""
+
+    class Inner(Workflow):
+        @flow.step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=1)
+
+    class Outer(Workflow):
+        @flow.step
+        async def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=await flow(ctx.run(Inner()).result()))
+
+    with SeededRuntime(1) as runtime:
+        handler = Outer(verbose=True).run(run_id="r")
+        runtime.run_until_idle()
+        assert handler.result() == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "[tick] add: StartEvent -> one",
+        "[one:0] started from StartEvent",
+        "r/Inner.0.0 [tick] add: StartEvent -> one",
+        "r/Inner.0.0 [one:0] started from StartEvent",
+        "r/Inner.0.0 [one:0] complete with StopEvent",
+        "r/Inner.0.0 [result] StopEvent(result=1)",
+        "[one:0] complete with StopEvent",
+        "[result] StopEvent(result=1)",
+    ]
+
+
 def test_a_closed_pipe_does_not_harm_a_verbose_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

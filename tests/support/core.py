@@ -12,6 +12,9 @@ from greenroom.facts import (
     Answer,
     BecameQuiet,
     CancelInvocation,
+    ChildAsked,
+    ChildAwaited,
+    ChildCancelAsked,
     CollectAsked,
     DropTimer,
     Effect,
@@ -22,6 +25,8 @@ from greenroom.facts import (
     Failed,
     Finish,
     Finished,
+    ForChild,
+    FromChild,
     Outcome,
     Publish,
     RunStarted,
@@ -80,6 +85,8 @@ class Play:
         stream: What was published, with offsets.
         answers: What each asker was answered: pairs of value and error.
         timers: When each timer is due.
+        in_children: The starts in children that have neither ended nor been cancelled, with the child's path.
+        child_stream: What children published, with the child's path.
     """
 
     def __init__(self, *specs: StepSpec, state: RunState | None = None, **options: Any) -> None:
@@ -91,6 +98,8 @@ class Play:
         self.answers: dict[Any, list[tuple[Any, BaseException | None]]] = {}
         self.timers: dict[TimerKey, float] = {}
         self.outcome: Outcome | None = None
+        self.in_children: list[tuple[tuple[str, ...], StartInvocation]] = []
+        self.child_stream: list[tuple[tuple[str, ...], Event]] = []
         self._askers = 0
 
     # -- facts ---------------------------------------------------------------------------------------------------------
@@ -146,6 +155,43 @@ class Play:
         if error is not None:
             raise error
         return batch  # type: ignore[no-any-return]
+
+    def begin_child(self, of: str | StartInvocation, name: str, graph: Graph, event: Event, **options: Any) -> Any:
+        """Begin a run within the run, or come by it again; return what will be answered its status."""
+        start = self.first(of)
+        watcher = self._askers = self._askers + 1
+        timeout, on_stuck = options.get("timeout"), options.get("on_stuck", "fail")
+        self.apply(
+            ChildAsked(
+                start.invocation.number, start.attempt, name, name, graph, event, timeout, on_stuck, object(), watcher
+            )
+        )
+        return watcher
+
+    def await_child(self, of: str | StartInvocation, name: str | None, timeout: float | None = None) -> int:
+        """Wait for the end of a child, or of all; return the asker."""
+        start = self.first(of)
+        fact = ChildAwaited(start.invocation.number, start.attempt, name, 0, timeout)
+        fact.asker = self._askers = self._askers + 1
+        self.apply(fact)
+        return self._askers
+
+    def cancel_child(self, of: str | StartInvocation, name: str) -> None:
+        start = self.first(of)
+        self.apply(ChildCancelAsked(start.invocation.number, start.attempt, name))
+
+    def finish_in_child(self, step: str, event: Event | None = None) -> None:
+        path, start = self._take_from_child(step)
+        self.apply(ForChild(path, Finished(start.invocation.number, start.attempt, event)))
+
+    def fail_in_child(self, step: str, error: BaseException) -> None:
+        path, start = self._take_from_child(step)
+        self.apply(ForChild(path, Failed(start.invocation.number, start.attempt, error, WALL)))
+
+    def _take_from_child(self, step: str) -> tuple[tuple[str, ...], StartInvocation]:
+        found = next(item for item in self.in_children if item[1].invocation.spec.name == step)
+        self.in_children.remove(found)
+        return found
 
     def rest(self) -> list[Effect]:
         """Say that nothing is on its way any more."""
@@ -214,6 +260,20 @@ class Play:
                 self.timers.pop(effect.key, None)
             case Answer():
                 self.answers.setdefault(effect.asker, []).append((effect.value, effect.error))
+            case FromChild(path, StartInvocation() as start):
+                self.in_children.append((path, start))
+            case FromChild(path, CancelInvocation() as cancel):
+                (item,) = [
+                    (at, start)
+                    for at, start in self.in_children
+                    if at == path
+                    and start.invocation.number == cancel.invocation
+                    and start.attempt == cancel.attempt
+                    and start.invocation.spec.name == cancel.step
+                ]
+                self.in_children.remove(item)
+            case FromChild(path, Publish() as publish):
+                self.child_stream.append((path, publish.event))
             case Finish():
                 assert self.outcome is None, "a run finishes once"
                 self.outcome = effect.outcome

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BaseModel
+
 from greenroom import (
     Context,
     Event,
@@ -15,6 +20,7 @@ from greenroom import (
     step,
 )
 from greenroom.aio import Context as AioContext
+from greenroom.resources import Resource, ResourceConfig
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 
 
@@ -40,9 +46,12 @@ class Linear(Workflow):
     def write(self, ev: StartEvent) -> Draft:
         """Write it down.
 
-        <script>alert("1 & 2")</script></script> \x1b[5m \ud800
+        <script>alert("1 & 2")</script></script> \x1b[5m ~
         """
         return Draft(text="x")
+
+    # Not in the text above: from Python 3.13 on the compiler takes no half of a pair there.
+    write.__doc__ = str(write.__doc__).replace("~", "\ud800")
 
     @step(num_workers=1, retry_policy=retry_policy(wait=wait_fixed(0), stop=stop_after_attempt(2)))
     async def publish(self, ev: Draft) -> StopEvent:
@@ -155,6 +164,90 @@ class Caught(Workflow):
     @catch_error(for_steps=["fetch"])
     def mend(self, ev: StepFailedEvent) -> StopEvent:
         return StopEvent(result="mended")
+
+
+class Settings(BaseModel):
+    database: str
+    size: int = 1
+
+
+class Database:
+    """A database."""
+
+
+def connect(settings: Annotated[Settings, ResourceConfig("app.toml", "db", label="settings")]) -> Iterator[Database]:
+    """Connect to what the settings say."""
+    yield Database()
+
+
+Connected = Annotated[Database, Resource(connect, scope="run")]
+
+
+class Needs(Workflow):
+    """Takes resources, one by itself and one through another."""
+
+    @step
+    def read(self, ev: StartEvent, db: Connected) -> Draft | Good:
+        return Draft(text="x")
+
+    @step
+    def write(
+        self,
+        ev: Draft,
+        database: Connected,
+        number: Annotated[int, Resource(lambda: 1, cache=False)],
+    ) -> StopEvent:
+        return StopEvent()
+
+    @step
+    def never(self, ev: Good, number: Annotated[int, Resource(lambda: 2, cache=False)]) -> StopEvent:
+        return StopEvent()
+
+
+class Grandchild(Workflow):
+    @step
+    def only(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=ev.n)
+
+
+class Child(Workflow):
+    """Runs another."""
+
+    @step
+    def first(self, ctx: Context, ev: StartEvent) -> Draft:
+        return Draft(text=str(ctx.run(Grandchild(), n=ev.n).result()))
+
+    @step
+    def second(self, ev: Draft) -> StopEvent:
+        return StopEvent(result=ev.text)
+
+
+class Parent(Workflow):
+    """Runs others: by name, through a method, and out of an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limit = 2
+        self.linear = [Linear()]
+
+    @step
+    def one(self, ctx: Context, ev: StartEvent) -> Draft:
+        return Draft(text=self._run(ctx))
+
+    @step
+    def two(self, ctx: Context, ev: Draft) -> Feedback | Good:
+        return Good() if self.limit else Feedback(round=ctx.run(self.linear[0]).result())
+
+    @step
+    def three(self, ev: Good) -> StopEvent:
+        return StopEvent()
+
+    @step
+    def four(self, ctx: Context, ev: Feedback) -> StopEvent:
+        return StopEvent(result=ctx.run(Grandchild(), n=1).result())
+
+    def _run(self, ctx: Context) -> str:
+        return str(ctx.run(Child(), n=1).result())
 
 
 class Fails(Workflow):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, assert_type
 from pydantic import BaseModel
 
 from greenroom import (
+    ChildRun,
     Context,
     Event,
     Handler,
@@ -202,6 +203,21 @@ class Double(aio.Workflow):
     async def double(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
         await ctx.store.set("n", ev.n)
         return StopEvent(result=2 * await ctx.store.get("n"))
+
+
+class Parent(Workflow):
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        run = ctx.run(Double(), n=3)
+        assert_type(run, ChildRun)
+        assert_type(run.result(timeout=10), Any)
+        return StopEvent(result=run.result())
+
+    @step
+    async def never(self, ctx: aio.Context, ev: Counted) -> StopEvent:
+        run = ctx.run(Count(minimum=1), pages=[])
+        assert_type(run, aio.ChildRun)
+        return StopEvent(result=await run)
 
 
 async def awaiting() -> int:
