@@ -278,6 +278,8 @@ class DurableSupervisor(RunSupervisor):
         """Take in a fact whose answer somebody waits for."""
         if self._resting:
             self._defer(message.fact if type(message) is Recorded else message, reply)
+        elif type(message) is Inspect and message.is_told and self._ledger.is_sync and not self._detached:
+            self._turn_effects.append(Answer(reply, message.read(self._state)))
         else:
             if type(message) is Recorded:
                 self._data = message.data

@@ -392,9 +392,15 @@ class BecameQuiet:
 
 
 class Inspect(NamedTuple):
-    """Asks for something that a function of ours reads off the state. No fact: nothing has happened."""
+    """Asks for something that a function of ours reads off the state. No fact: nothing has happened.
+
+    Attributes:
+        read: The function.
+        is_told: Whether what it reads may be told outside, so that a durable run has to have committed it.
+    """
 
     read: Callable[[RunState], Any]
+    is_told: bool = False
 
 
 Fact: TypeAlias = (

@@ -22,7 +22,13 @@ from greenroom.actors.root import RunEnded
 from greenroom.actors.stream import Published, StreamLog, Subscription, await_reply, settle
 from greenroom.actors.supervisor import ExposeInternal, RunSupervisor
 from greenroom.context import Context, ContextCore
-from greenroom.errors import DeadlockError, WorkflowRuntimeError
+from greenroom.errors import (
+    DeadlockError,
+    GreenroomError,
+    LeaseLostError,
+    RuntimeShutdownError,
+    WorkflowRuntimeError,
+)
 from greenroom.events import Event, StopEvent
 from greenroom.facts import CancelAsked, DeadLetter, Inspect, Outcome, Responded
 from greenroom.inputs import PendingInput, pending_input
@@ -248,7 +254,7 @@ class Handler(concurrent.futures.Future[Any]):
         """See to it that somebody is told of the end, though nobody may hold on to this while the run rests."""
         keeper = self._link.runtime.keeper
         if keeper is not None:
-            keeper.keep(self)
+            keeper.keep(self)  # pyright: ignore[reportArgumentType]
 
     @property
     def status(self) -> Status:
@@ -365,9 +371,9 @@ class Handler(concurrent.futures.Future[Any]):
     def open_questions(self) -> list[PendingInput]:
         """Return the questions that are open."""
         try:
-            questions = self._link.ask(Inspect(all_questions))
-        except WorkflowRuntimeError:
-            if self._outcome is None:
+            questions = self._link.ask(Inspect(all_questions, is_told=True))
+        except GreenroomError as error:
+            if self._outcome is None and not isinstance(error, LeaseLostError | RuntimeShutdownError):
                 raise
             return []  # It has ended, and nothing but its outcome was kept.
         now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
@@ -412,7 +418,7 @@ class Handler(concurrent.futures.Future[Any]):
         if runtime.runs.get(self.run_id) is self:
             runtime.runs.pop(self.run_id, None)
         if runtime.keeper is not None:
-            runtime.keeper.let_go(self)
+            runtime.keeper.let_go(self)  # pyright: ignore[reportArgumentType]
         if self.origin != self.run_id:
             runtime.leave_resumed(self.origin, self)
         if outcome.error is None:

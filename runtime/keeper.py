@@ -210,9 +210,12 @@ class RunKeeper:
         """Go on with all runs of these workflows whose process has died, now and from now on."""
         known = {workflow.workflow_name: workflow for workflow in workflows}
         self._workflows.update(known)
-        self._recovering |= set(known)
-        self._end_leases_of_the_dead()
-        return self._take_orphans(known)
+        try:
+            self._end_leases_of_the_dead()
+            return self._take_orphans(known)
+        finally:
+            # Not before: the clock would take some of them, and they would be missing in what is returned.
+            self._recovering |= set(known)
 
     def take_over(self, workflow: Workflow, run_id: str) -> Handler:
         """Go on with one run of the store, or return the handler of one that has ended.
