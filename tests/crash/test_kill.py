@@ -135,7 +135,9 @@ class Story:
             for line in lines:
                 self.take(json.loads(line), ours, ended)
         else:
-            ours.sendall(b'{"quit": true}\n')
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                # If it was killed just now, it had told of all ends before.
+                ours.sendall(b'{"quit": true}\n')
             while receive(ours):
                 pass
             return True
