@@ -1,8 +1,8 @@
 """Many runs at rest in one SQLite file, each waiting for a person: `python -m benchmarks.at_rest --help`.
 
-It is a command of its own and no row of the table, since it takes minutes at full size. One process begins the runs, has
-each ask its question and puts it to rest, so that nothing of it stays in memory; then it ends. A fresh process opens the
-file. Printed are, in this order:
+It is a command of its own and no row of the table, since it takes minutes at full size. One process begins the runs,
+has each ask its question and puts it to rest, so that nothing of it stays in memory; then it ends. A fresh process
+opens the file. Printed are, in this order:
 - Beginning: the time until the last run is at rest, a run, with `--at-once` of them in memory at a time.
 - The file: its size, divided by the runs.
 - A fresh process: the time and the resident memory (RSS, from /proc, so Linux only) that it takes to open the file and
@@ -28,6 +28,7 @@ from statistics import quantiles
 from threading import Semaphore
 from time import perf_counter, sleep
 from typing import Any
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print one figure a line; return 0."""

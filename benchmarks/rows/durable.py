@@ -5,14 +5,14 @@ run, and nothing beside it. `many`: 100 runs at once. The figure is the time of 
 the ends of the runs are in it on both sides.
 
 Both sides promise the same. SQLite: its WAL, with `synchronous=NORMAL` (a commit survives `kill -9`) or `FULL` (a power
-failure as well) on both sides. DBOS as it comes has the rollback journal, which takes more than twice the time of a WAL,
-so it is given an engine of its own with the WAL (its documented option `system_database_engine`). PostgreSQL: each side a
-server of its own as `initdb` sets it up, with `fsync` and `synchronous_commit` on, over a socket. DBOS runs `def`
-workflows, which are quicker than its `async def` ones, one of them on the thread that calls it, 100 on four threads
-(`max_executor_threads`), which is quicker than as many as it would take; and it logs errors only.
+failure as well) on both sides. DBOS as it comes has the rollback journal, which takes more than twice the time of a
+WAL, so it is given an engine of its own with the WAL (its documented option `system_database_engine`). PostgreSQL: each
+side a server of its own as `initdb` sets it up, with `fsync` and `synchronous_commit` on, over a socket. DBOS runs
+`def` workflows, which are quicker than its `async def` ones, one of them on the thread that calls it, 100 on four
+threads (`max_executor_threads`), which is quicker than as many as it would take; and it logs errors only.
 
-`async` rows are ours in the mode that commits every 50 ms (`Runtime(durability="async")`). DBOS has no such mode, so they
-stand beside what its steps always do.
+`async` rows are ours in the mode that commits every 50 ms (`Runtime(durability="async")`). DBOS has no such mode, so
+they stand beside what its steps always do.
 """
 
 # Annotations stay objects here, so that the classes inside the functions need no resolving.

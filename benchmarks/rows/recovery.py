@@ -1,8 +1,9 @@
 """Runs that have left memory: how quickly they come back.
 
-`recover`: a process is killed while so many runs are in the middle, each with one step done and one begun. Another takes
-a copy of its file, recovers them all, and works them off. The figure is the time from the making of the runtime until the
-last has ended, divided by the runs; the notes say what of it `recover()` took, and how many runs a second that is.
+`recover`: a process is killed while so many runs are in the middle, each with one step done and one begun. Another
+takes a copy of its file, recovers them all, and works them off. The figure is the time from the making of the runtime
+until the last has ended, divided by the runs; the notes say what of it `recover()` took, and how many runs a second
+that is.
 
 `answer-at-rest`: runs that wait for a person, each at rest in the store, so that nothing of them is in memory. They are
 answered one after the other. The figure is the median of the time from `respond()` to the step's line after the
