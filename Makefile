@@ -4,11 +4,11 @@ ARGS ?=
 VPY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench fuzz
+.PHONY: help install run test soak check bench fuzz
 
 help: ## Print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf 'make %-8s %s\n' "$$name" "$$text"; done
-	@echo 'PYTHON=python3.13 chooses the interpreter (3.11 or newer), ARGS="..." is passed to run, test, bench and fuzz.'
+	@echo 'PYTHON=python3.13 chooses the interpreter (3.11 or newer), ARGS="..." is passed to run, test, soak, bench and fuzz.'
 
 # The version is asked for in words that any Python understands; tools/install.py may then use the language of 3.11.
 define install
@@ -27,6 +27,10 @@ run: ## Run the example in examples/invoices
 test: ## Run the tests
 	$(call install,cli dev)
 	@$(VPY) -m pytest $(ARGS)
+
+soak: ## Kill durable runs thousands of times (ten minutes or so; GREENROOM_SOAK=30 for longer)
+	$(call install,cli dev)
+	@GREENROOM_SOAK=$${GREENROOM_SOAK:-10} $(VPY) -m pytest -rP tests/crash $(ARGS)
 
 check: ## Lint, formatting, types, layers
 	$(call install,cli dev)

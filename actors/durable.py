@@ -29,6 +29,7 @@ from greenroom.facts import (
     AskPerson,
     BecameQuiet,
     CancelAsked,
+    CollectAsked,
     DrainAsked,
     Effect,
     EventArrived,
@@ -38,17 +39,22 @@ from greenroom.facts import (
     Finished,
     ForChild,
     Inspect,
+    OnceAsked,
     OnceDone,
     PassivateAsked,
     Publish,
+    Recovered,
     Responded,
+    RunResumed,
     SetTimer,
+    TimerFired,
 )
 from greenroom.journal import encode_fact, is_recorded, pack_record
 from greenroom.run_state import RunState, failed_outcome
+from greenroom.state import StoreCall
 from greenroom.stores import Commit, InputRow
 
-__all__ = ["Begin", "DurableSupervisor", "FromInbox", "LeaseGone", "Ledger", "Recorded"]
+__all__ = ["Begin", "DurableSupervisor", "FromInbox", "LeaseDoubted", "Ledger", "Recorded"]
 
 logger = logging.getLogger("greenroom.journal")
 
@@ -81,12 +87,12 @@ class Begin(NamedTuple):
     late: bool
 
 
-class LeaseGone(NamedTuple):
-    """Another process holds the run now."""
+class LeaseDoubted(NamedTuple):
+    """The lease had run out: another process may hold the run now. The store is to say."""
 
 
 class FromInbox(NamedTuple):
-    """A fact that another process has put into the run's inbox."""
+    """A fact that another process has put into the run's inbox. It stays there until the journal has the fact."""
 
     fact: Fact
     entry: int
@@ -100,8 +106,14 @@ class Ledger(Protocol):
     idle_timeout: float | None
     offset: float  # seconds since the epoch at which the dispatcher's clock stands at 0
 
-    def rested(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
-        """Take note that a run was put to rest, and of what came for it meanwhile. Called in the supervisor's turn."""
+    def holds_lease(self) -> bool:
+        """Return whether the lease goes on for certain, so that no other process can have the run."""
+
+    def rested(self, run_id: str, published: int, late: list[tuple[Any, Reply | None]]) -> None:
+        """Take note that a run was put to rest, how many events its stream has had, and what came for it meanwhile.
+
+        Called in the supervisor's turn.
+        """
 
     def redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
         """Wake a run for what has come for it. Called in the supervisor's turn."""
@@ -141,10 +153,16 @@ class JournalingRef(Ref):
 
 
 _NO_FACTS = (Inspect, tuple)  # messages of ours that are no facts are named tuples
+_FROM_OUTSIDE = (EventArrived, Responded, StoreCall)
+_MAY_SET_RETRIES = (Failed, TimerFired, Recovered, RunResumed)
 
 
 class DurableSupervisor(RunSupervisor):
-    """Owns a run, and has the journal keep it."""
+    """Owns a run, and has the journal keep it.
+
+    Attributes:
+        handed: The inbox entries that it was handed. The keeper alone uses it, under its lock.
+    """
 
     def __init__(
         self,
@@ -195,6 +213,12 @@ class DurableSupervisor(RunSupervisor):
         self._resting = False
         self._detached = False
         self._late: list[tuple[Any, Reply | None]] = []
+        self._retrying = 0  # invocations in the delay before a retry
+        self._asks_store = (
+            False  # whether the store is to say that the run is still ours, though nothing is to be written
+        )
+        self._is_doubted = False
+        self.handed: set[int] = set()
         self._shutdown: BaseException | None = None  # given back with this error as soon as it rests
         self._leaves_with: BaseException | None = None  # given back with this error as soon as all is committed
 
@@ -218,8 +242,9 @@ class DurableSupervisor(RunSupervisor):
         elif kind is Committed:
             self._committed()
             return
-        elif kind is LeaseGone:
-            self._lose(LeaseLostError(f"run '{self._state.run_id}' was taken over by another process"))
+        elif kind is LeaseDoubted:
+            if self._begun and not (self._run_ended or self._resting or self._detached):
+                self._asks_store = self._is_doubted = True
             return
         elif kind is Refused:
             lost = LeaseLostError(f"run '{self._state.run_id}' goes on in another process: {message.error}")
@@ -238,13 +263,14 @@ class DurableSupervisor(RunSupervisor):
         elif kind is Begin:
             self._is_known, self._checkpoint_due = True, message.late
             super().on_receive(message.fact)
-        elif kind is EventArrived and not self._begun and not self._run_ended:
+        elif not (self._begun or self._run_ended) and isinstance(_fact_in(message), _FROM_OUTSIDE):
             self._data = None
             self._early.append(message)  # Answered when it is committed, which is when the run has begun.
         elif kind is FromInbox:
-            self._taken.append(message.entry)
-            self._urgent = True
-            super().on_receive(message.fact)
+            if self._state.outcome is None:  # else it stays in the inbox, where it is accounted for
+                self._taken.append(message.entry)
+                self._urgent = True
+                super().on_receive(message.fact)
         else:
             super().on_receive(message)
 
@@ -261,9 +287,14 @@ class DurableSupervisor(RunSupervisor):
     def on_turn_end(self) -> None:
         """Ask for the commit of what the turn has brought."""
         super().on_turn_end()
+        if self._retrying and self._only_waits and self._begun and self.empty() and not self._resting:
+            if self._shutdown is not None:
+                self._end_here(self._shutdown, at_once=False)
+            elif self._state.timeout is None:
+                self._mind_idleness(self._now())  # With a timeout the delay is part of the time that it takes.
         # What nobody waits for is gathered while a commit is under way.
-        at_once = self._ledger.is_sync or self._urgent or not self._held
-        if at_once and (self._records or self._taken or self._events):
+        at_once = self._ledger.is_sync or self._urgent or self._asks_store or not self._held
+        if at_once and (self._records or self._taken or self._events or self._asks_store):
             self._ask_commit()
         elif self._turn_effects:
             # Nothing of the turn is for the journal: what follows from it waits for the commits before it.
@@ -272,6 +303,19 @@ class DurableSupervisor(RunSupervisor):
                 self._held[-1].extend(effects)
             else:
                 self._obey(effects)
+
+    def on_rejected(self, message: Any) -> None:
+        """Wake a run that has just gone to rest for the wish that it end."""
+        fact = message.fact if type(message) is Recorded else message
+        if type(fact) is CancelAsked and self._run_ended and self._state.outcome is None:
+            self._defer(fact, None)
+        else:
+            super().on_rejected(message)
+
+    def _serve_early(self) -> None:
+        early, self._early = self._early, []
+        for message in early:
+            self.on_receive(message)
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -283,9 +327,11 @@ class DurableSupervisor(RunSupervisor):
         if recorded and data is None and type(fact) is not BecameQuiet:
             data = encode_fact(fact, self._registry)
         effects = self._take(fact, now)
+        if isinstance(fact, _MAY_SET_RETRIES):
+            self._count_retries(fact, effects)
         if type(fact) is BecameQuiet:
             if self._shutdown is not None and not effects:
-                self._end_here(self._shutdown, at_once=True)
+                self._end_here(self._shutdown, at_once=False)
                 return
             self._mind_idleness(now)
             if not effects:
@@ -299,15 +345,37 @@ class DurableSupervisor(RunSupervisor):
             self._note(effects, now)
         if known:
             self._note(effects, now)
-        if self._detached or not (recorded or self._turn_effects or self._held):
+        if type(fact) is OnceAsked and (self._is_doubted or not self._ledger.holds_lease()):
+            # What is done once is not begun by a process that was suspended while another took the run over.
+            self._asks_store = not self._detached
+        if self._detached or not (recorded or self._asks_store or self._turn_effects or self._held):
+            self._obey(effects)
+        elif type(fact) is CollectAsked:
+            # A coroutine asks it without awaiting, and a loop must not block. What the step then does by its context is
+            # held behind it.
             self._obey(effects)
         elif self._ledger.is_sync:
             self._turn_effects += effects
         else:
             # What somebody waits for, who may tell it outside, is held; all else goes on.
-            awaited = _is_awaited(fact)
+            awaited = _is_awaited(fact) or (type(fact) is OnceAsked and self._asks_store)
             self._turn_effects += [e for e in effects if (awaited and type(e) is Answer) or type(e) is Finish]
             self._obey([e for e in effects if not ((awaited and type(e) is Answer) or type(e) is Finish)])
+
+    def _count_retries(self, fact: Fact, effects: list[Effect]) -> None:
+        if type(fact) is Recovered:
+            self._retrying = 0
+        elif type(fact) is TimerFired and fact.key[0] == "retry":
+            self._retrying -= 1
+        self._retrying += sum(type(effect) is SetTimer and effect.key[0] == "retry" for effect in effects)
+
+    @property
+    def _only_waits(self) -> bool:
+        """Whether nothing is queued or in flight, so that only the outside or a timer can go on: a retry's as well."""
+        state = self._state
+        if state.outcome is not None or state.children or not self._retrying:
+            return state.is_quiet
+        return len(state.invocations) == state.parked + self._retrying
 
     def _note(self, effects: list[Effect], now: float) -> None:
         """Note what the store is to know of what follows from a fact."""
@@ -359,8 +427,8 @@ class DurableSupervisor(RunSupervisor):
         self._records, self._events, self._opened, self._taken = [], [], [], []
         effects, self._turn_effects = self._turn_effects, []
         self._held.append(effects)
-        urgent = self._ledger.is_sync or self._urgent
-        self._urgent = False
+        urgent = self._ledger.is_sync or self._urgent or self._asks_store
+        self._urgent = self._asks_store = False
         self._ledger.journal.tell(CommitAsked(self.actor_ref, commit, urgent))
 
     def _take_checkpoint(self) -> tuple[int, bytes]:
@@ -379,6 +447,7 @@ class DurableSupervisor(RunSupervisor):
         self._obey(effects)
         if self._held:
             return
+        self._is_doubted = False
         if self._resting:
             self._leave()
         elif self._leaves_with is not None and not self._records:
@@ -395,8 +464,10 @@ class DurableSupervisor(RunSupervisor):
     def _rest(self) -> None:
         """Put the run to rest in the store, if it still does nothing."""
         state = self._state
-        if not state.is_quiet or state.children or self._run_ended or self._detached or self._held or self._records:
+        if not self._only_waits or state.children or self._run_ended or self._detached:
             return
+        if self._held or self._records or self._turn_effects or self._asks_store:
+            return  # It is idle again when that is committed.
         for invocation in list(state.invocations.values()):
             if invocation.is_live:
                 # Its body is unwound; what follows is part of the checkpoint.
@@ -410,7 +481,11 @@ class DurableSupervisor(RunSupervisor):
 
     def _defer(self, message: Any, reply: Reply | None) -> None:
         """Keep what comes for a run that rests, for the supervisor that it is woken with."""
-        if self._run_ended:
+        if type(message) is FromInbox:
+            return  # The inbox has it still, and so the run is due.
+        if reply is None and type(message) is not CancelAsked:
+            self.dispatcher.dead_letter(self, message)  # of a body that was unwound: it will tell it again
+        elif self._run_ended:
             self._ledger.redeliver(self._state.run_id, [(message, reply)])
         else:
             self._late.append((message, reply))
@@ -424,18 +499,18 @@ class DurableSupervisor(RunSupervisor):
         if self._cast.resources is not None:
             self._cast.resources.end()  # It is woken with others, here or elsewhere.
         late, self._late = self._late, []
-        self._ledger.rested(self._state.run_id, late)
+        self._ledger.rested(self._state.run_id, self._state.published, late)
         self.stop()
 
     def _end_here(self, error: BaseException, *, at_once: bool) -> None:
         """End the run in this process only: at once, or when it comes to rest."""
         if self._run_ended or self._detached:
             return
-        if not (at_once or self._state.is_quiet):
+        if not (at_once or self._only_waits):
             self._shutdown = error
-        elif self._leaves_with is not None:
+        elif at_once and self._leaves_with is not None:
             self._let_go(error)  # It was told before, and the store has not committed since.
-        elif self._held or self._records:
+        elif self._resting or self._held or self._records:
             self._leaves_with = error
         else:
             self._give_back(error)
@@ -444,7 +519,7 @@ class DurableSupervisor(RunSupervisor):
         """Give the run back to the store as it is, for whoever goes on with it."""
         state = self._state
         if state.outcome is None:
-            wake_at = state.next_due() if state.is_quiet else 0.0
+            wake_at = state.next_due() if self._only_waits and self._begun else 0.0
             commit = Commit(state.run_id, self._fence, release=True, wake_at=wake_at)
             self._ledger.journal.tell(CommitAsked(self.actor_ref, commit, True))
             self._held.append([])
@@ -452,7 +527,7 @@ class DurableSupervisor(RunSupervisor):
 
     def _let_go(self, error: BaseException) -> None:
         """End the run for those who hold on to it here; the journal keeps what it has."""
-        self._detached = True
+        self._detached, self._resting = True, False
         waiting = [effect for effects in self._held for effect in effects] + self._turn_effects
         self._held = deque([] for _ in self._held)
         self._turn_effects, self._records, self._events = [], [], []
@@ -463,9 +538,17 @@ class DurableSupervisor(RunSupervisor):
                 self._obey([Finish(failed_outcome(error))])
         if self._state.outcome is None:
             self._obey(self._take(CancelAsked(error), self._now()))
+        late, self._late = self._late, []
+        for _, reply in late:
+            if reply is not None:
+                reply.set_exception((type(error), error, None))
 
     def _lose(self, error: LeaseLostError) -> None:
         """Another process has the run."""
         if not self._run_ended and not self._detached:
             logger.error("%s", error)
             self._let_go(error)
+
+
+def _fact_in(message: Any) -> Any:
+    return message.fact if type(message) is FromInbox else message

@@ -84,6 +84,8 @@ class RootSupervisor(PooledActor):
     def on_receive(self, message: Any) -> None:
         """Let a run begin or put it in line, or let the next one begin when a run has ended."""
         match message:
+            case RunAdmitted() if message.run.run_id in self._groups:
+                self._begin_now(message)  # It comes back from a rest, and has kept its place.
             case RunAdmitted():
                 self._groups[message.run.run_id] = message.group
                 if len(self._going.get(message.group, ())) < message.limit:
@@ -99,7 +101,9 @@ class RootSupervisor(PooledActor):
 
     def on_ask(self, message: Drain, reply: Reply) -> None:
         """Drain."""
-        undrained = self._undrained = {id: run for id, run in message.runs.items() if not run.has_ended()}
+        # One without a supervisor has just left memory.
+        left = {id: run for id, run in message.runs.items() if not run.has_ended() and run.supervisor is not None}
+        undrained = self._undrained = left
         waiting = {admitted.run.run_id for line in self._lines.values() for admitted in line}
         self._drain_error = message.error
         for run_id, run in undrained.items():
@@ -112,6 +116,9 @@ class RootSupervisor(PooledActor):
 
     def _begin(self, admitted: RunAdmitted) -> None:
         self._going.setdefault(admitted.group, set()).add(admitted.run.run_id)
+        self._begin_now(admitted)
+
+    def _begin_now(self, admitted: RunAdmitted) -> None:
         _tell(admitted.run, admitted.beginning)
         if self._drain_error is not None:
             _tell(admitted.run, DrainAsked(self._drain_error))

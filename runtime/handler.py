@@ -19,7 +19,7 @@ from pykka import ActorDeadError
 from greenroom.actors.base import Ref
 from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunEnded
-from greenroom.actors.stream import StreamLog, Subscription, await_reply, settle
+from greenroom.actors.stream import Published, StreamLog, Subscription, await_reply, settle
 from greenroom.actors.supervisor import ExposeInternal, RunSupervisor
 from greenroom.context import Context, ContextCore
 from greenroom.errors import DeadlockError, WorkflowRuntimeError
@@ -119,6 +119,7 @@ class Handler(concurrent.futures.Future[Any]):
         ctx: The run's context, for its store and for running it again.
         origin: What the ids of its questions begin with: the id of the run that first asked.
         is_limited: Whether the run counts towards `num_concurrent_runs`.
+        seen: How many events its stream had when the run went to rest.
 
     Example:
         >>> from greenroom import StartEvent, StopEvent, Workflow, step
@@ -140,6 +141,7 @@ class Handler(concurrent.futures.Future[Any]):
         super().__init__()
         self.run_id = link.run_id
         self.is_limited = False
+        self.seen = 0
         self._link = link
         self._log = log
         self._stream = stream
@@ -224,6 +226,7 @@ class Handler(concurrent.futures.Future[Any]):
         if not self.done():
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
+            self._keep()
             # Entered first, then looked again; the end completes the handler first and looks here then.
             self._awaiting.add(future)
             try:
@@ -237,8 +240,15 @@ class Handler(concurrent.futures.Future[Any]):
         if self.done():
             super().add_done_callback(fn)
         else:
+            self._keep()
             dispatcher = self._link.runtime.dispatcher
             super().add_done_callback(lambda _: dispatcher.execute(Unlimited(lambda: fn(self))))
+
+    def _keep(self) -> None:
+        """See to it that somebody is told of the end, though nobody may hold on to this while the run rests."""
+        keeper = self._link.runtime.keeper
+        if keeper is not None:
+            keeper.keep(self)
 
     @property
     def status(self) -> Status:
@@ -354,7 +364,12 @@ class Handler(concurrent.futures.Future[Any]):
 
     def open_questions(self) -> list[PendingInput]:
         """Return the questions that are open."""
-        questions = self._link.ask(Inspect(all_questions))
+        try:
+            questions = self._link.ask(Inspect(all_questions))
+        except WorkflowRuntimeError:
+            if self._outcome is None:
+                raise
+            return []  # It has ended, and nothing but its outcome was kept.
         now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
         return [pending_input(question, self.run_id, now, wall_time) for question in questions]
 
@@ -394,7 +409,10 @@ class Handler(concurrent.futures.Future[Any]):
             return
         self._outcome = outcome
         runtime = self._link.runtime
-        runtime.runs.pop(self.run_id, None)
+        if runtime.runs.get(self.run_id) is self:
+            runtime.runs.pop(self.run_id, None)
+        if runtime.keeper is not None:
+            runtime.keeper.let_go(self)
         if self.origin != self.run_id:
             runtime.leave_resumed(self.origin, self)
         if outcome.error is None:
@@ -433,13 +451,21 @@ class Handler(concurrent.futures.Future[Any]):
         if self._link.supervisor is not None:
             self._link.supervisor.tell_control(CancelAsked(error))
 
-    def leave(self) -> None:
+    def leave(self, published: int) -> None:
         """Take note that the run rests in its store. Called by the keeper, in the supervisor's turn."""
+        self.seen = published
         self._link.supervisor = None
 
-    def come_back(self, supervisor: RunSupervisor) -> None:
-        """Go on with another supervisor, and the stream that there is."""
+    def end_at_rest(self, outcome: Outcome, missed: list[Event]) -> None:
+        """Take the outcome of a run that rested here, and what was published since. Called by the keeper."""
+        self._stream.tell(Published([], [], missed, True))
+        self.finish(outcome)
+
+    def come_back(self, supervisor: RunSupervisor, missed: list[Event]) -> None:
+        """Go on with another supervisor, and the stream that there is, to which another process may have published."""
         supervisor.log, supervisor.stream = self._log, self._stream
+        if missed:
+            self._stream.tell(Published([], [], missed, False))
         self._link.supervisor = supervisor.actor_ref
 
     def is_done(self) -> bool:

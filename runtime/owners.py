@@ -27,9 +27,11 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process began, in the kernel's ticks; None where that cannot be known."""
+    """Return when a process began, in the kernel's ticks; None where that cannot be known, and -1 if it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # One whose parent has not asked for its end yet is still listed.
+        return -1 if fields[0] in ("Z", "X") else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
 

@@ -229,7 +229,7 @@ class Runtime:
         if not finished:
             self._end_all(error)
         else:
-            self._close(JOIN_SECONDS)
+            self._close(JOIN_SECONDS, error)
 
     def recover(self, workflows: Iterable[Any]) -> list[Handler]:
         """Go on with the runs in the store whose process has died, and from now on with those whose process dies.
@@ -397,9 +397,9 @@ class Runtime:
     def _end_all(self, error: RuntimeShutdownError) -> None:
         for handler in list(self.runs.values()):
             handler.end(error)
-        self._close(EXIT_SECONDS)
+        self._close(EXIT_SECONDS, error)
 
-    def _close(self, seconds: float) -> None:
+    def _close(self, seconds: float, error: RuntimeShutdownError) -> None:
         now = self.dispatcher.now
         deadline = now() + seconds
         for resources in list(self.open_resources):
@@ -408,9 +408,12 @@ class Runtime:
         seconds = max(0.0, deadline - now())
         with self._closing:
             if not self.dispatcher.closed:
-                if self.keeper is not None:
-                    self.keeper.close(seconds)
-                self.dispatcher.shutdown(seconds)
+                try:
+                    if self.keeper is not None:
+                        self.keeper.close(seconds, error)
+                finally:
+                    # What hangs in the store hangs on a thread of its own; half a second is enough for the others.
+                    self.dispatcher.shutdown(max(0.5, deadline - now()))
 
 
 def _check_durability(durability: Any, kept: Durability) -> None:

@@ -36,7 +36,7 @@ from greenroom.observer import Observers
 from greenroom.ports import RestingPort
 from greenroom.recovery import Recovery
 from greenroom.resources import ResourceManager
-from greenroom.run_state import OnStuck, RunState, failed_outcome
+from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
 from greenroom.signature import read_step
 from greenroom.steps import describe, step_options
@@ -307,8 +307,8 @@ class Workflow:
             # Another thread or process was quicker by a hair, and with a store the same id is the same run.
             assert runtime.keeper is not None
             known = self._known_run(runtime.keeper, run_id)
-            assert known is not None
-            return known
+            # There is none if the store has failed that other thread.
+            return self.run(ctx, start_event, run_id=run_id, **kwargs) if known is None else known
 
     def _known_run(self, keeper: RunKeeper, run_id: str) -> Handler | None:
         """Return the run of this id that the store has, if it has one: asking twice for a run gives the same run."""
@@ -332,17 +332,16 @@ class Workflow:
             handler.ctx = ctx
         begins: Any = beginning
         try:
-            if runtime.runs.setdefault(run_id, handler) is not handler:
-                raise _id_taken(run_id) if keeper is None or ctx is not None else RunExistsError(run_id)
             if keeper is not None:
                 begins = Begin(beginning, late=self._num_concurrent_runs is not None)
                 try:
-                    keeper.make(self, state, beginning)  # pyright: ignore[reportArgumentType]
-                except GreenroomError as error:
-                    runtime.runs.pop(run_id, None)
-                    handler.finish(failed_outcome(error))
-                    handler.exception(0)  # It is raised here, and has been seen.
+                    keeper.make(self, handler, state, beginning)  # pyright: ignore[reportArgumentType]
+                except RunExistsError:
+                    if ctx is not None:
+                        raise _id_taken(run_id) from None
                     raise
+            elif runtime.runs.setdefault(run_id, handler) is not handler:
+                raise _id_taken(run_id)
             if runtime.draining:
                 try:
                     runtime.check_usable()
@@ -390,20 +389,36 @@ class Workflow:
     # -- durable runs, for the keeper ----------------------------------------------------------------------------------
 
     def _go_on(
-        self, runtime: Runtime, recovery: Recovery, fence: int, next_seq: int, handler: Handler | None
+        self,
+        runtime: Runtime,
+        recovery: Recovery,
+        fence: int,
+        next_seq: int,
+        handler: Handler | None,
+        missed: list[Event],
     ) -> Handler:
-        """Go on with a run that the store had; with its handler, where somebody has kept it."""
+        """Go on with a run that the store had; with its handler, where somebody has kept it, and what that has missed.
+
+        Raises:
+            RuntimeShutdownError: If the runtime is being shut down. The run is left where it is.
+        """
         state = recovery.state
-        supervisor = self._make_supervisor(runtime, state, fence, next_seq)
+        supervisor, kept = self._make_supervisor(runtime, state, fence, next_seq), handler
         if recovery.has_moved and isinstance(supervisor, DurableSupervisor):
             supervisor.checkpoint_first()
         if handler is None:
             link = RunLink(self, state.run_id, runtime, supervisor.actor_ref)
             handler = self._handler_class(link, supervisor.log, supervisor.stream)
-        else:
-            handler.come_back(supervisor)
         supervisor.finisher = handler
+        # As a run that begins: it enters `runs` before it looks whether that is being drained.
         runtime.runs[state.run_id] = handler
+        try:
+            runtime.check_usable()
+        except RuntimeShutdownError:
+            runtime.runs.pop(state.run_id, None)
+            raise
+        if kept is not None:
+            kept.come_back(supervisor, missed)
         if state.origin != state.run_id:
             handler.origin = state.origin
             runtime.enter_resumed(handler)
