@@ -75,6 +75,7 @@ class Story:
         self.acknowledged: set[tuple[str, str]] = set()
         self.results: dict[str, Any] = {}
         self.ended: dict[socket.socket, set[str]] = {}
+        self.answered: dict[str, socket.socket] = {}
         self.stopped: set[socket.socket] = set()
         self.ready: set[socket.socket] = set()
         self.rest: dict[socket.socket, bytes] = {}
@@ -170,9 +171,10 @@ class Story:
         elif "intended" in message:
             self.intended.add((ours, message["intended"]))
         elif "asked" in message:
-            # One that was suspended may have asked before that, and tell of it now.
-            known = ("answer", message["asked"]) in self.acknowledged
-            assert ours in self.stopped or not known, "an answer was lost"
+            # One that was suspended may have asked before that, and tell of it now; and a child tells of each question
+            # twice, as one that is asked and as one that is open.
+            answered_by = self.answered.get(message["asked"], ours)
+            assert answered_by is ours or ours in self.stopped, "an answer was lost"
             answer.append({"answer": message["asked"]})
         elif "ready" in message:
             self.ready.add(ours)
@@ -182,6 +184,8 @@ class Story:
             self.random.shuffle(answer)
         elif "acknowledged" in message:
             done = message["acknowledged"]
+            if "answer" in done:
+                self.answered.setdefault(done["answer"], ours)
             self.acknowledged.add(("answer", done["answer"]) if "answer" in done else (done["run"], done["poke"]))
         elif "refused" in message:
             assert message["error"] in REFUSALS, message
