@@ -237,7 +237,7 @@ def test_a_damaged_run_is_set_aside_and_the_others_go_on(what: str, tmp_path: Pa
             handler.send_event(Poke(n=2))
             assert handler.result(DEADLINE) == [1, 2]
         # One that only waits is read when something wants it.
-        with pytest.raises(WorkflowRuntimeError, match="set.aside"):
+        with pytest.raises(WorkflowRuntimeError, match=r"set.aside"):
             runtime.get("damaged")
         row = store.row("damaged")
         assert row is not None
