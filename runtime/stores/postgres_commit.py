@@ -1,10 +1,10 @@
 """A group commit in PostgreSQL: the commits of many runs, in one transaction.
 
-Most commits only add records and events to the ends of a run. A group of such is one statement, which is a transaction by
-itself: it adds to those runs whose heads are as the writer knows them. Where one is not, and for all other commits, there
-is a transaction of two round trips, which tells what to refuse and why. The first makes what new runs there are, and reads and locks the heads of all runs; in between each commit is admitted
-or refused; the second writes all that was admitted. Rows are locked in the order of their ids, so that groups of
-several processes seldom meet in a deadlock.
+Most commits only add records and events to the end of a run. A group of such is one statement, which is a transaction
+by itself: it adds to those runs whose heads are as the writer knows them. Where one is not, and for all other commits,
+there is a transaction of two round trips, which tells what to refuse and why. The first makes what new runs there are,
+and reads and locks the heads of all runs; in between each commit is admitted or refused; the second writes all that was
+admitted. Rows are locked in the order of their ids, so that groups of several processes seldom meet in a deadlock.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def _are_plain(commits: Sequence[Commit]) -> bool:
     """Whether the commits are of one run each and have nothing but records and events, without gaps."""
     return len({commit.run_id for commit in commits}) == len(commits) and all(
         (commit.records or commit.events)
-        and commit.new is commit.snapshot is commit.status is None
-        and not (commit.opened or commit.closed or commit.taken or commit.release)
+        and not (commit.new or commit.snapshot or commit.status or commit.release)
+        and not (commit.opened or commit.closed or commit.taken)
         and _has_no_gap(commit.records)
         and _has_no_gap(commit.events)
         for commit in commits
@@ -71,9 +71,7 @@ def _are_plain(commits: Sequence[Commit]) -> bool:
 
 
 def _has_no_gap(items: Sequence[tuple[int, bytes]]) -> bool:
-    return not items or items[-1][0] - items[0][0] == len(items) - 1 >= 0 and (
-        len(items) < 3 or all(number == items[0][0] + place for place, (number, _) in enumerate(items))
-    )
+    return all(number == items[0][0] + place for place, (number, _) in enumerate(items))
 
 
 # The condition is that of `admission.admit`. A commit that it does not let through is judged there.

@@ -468,7 +468,7 @@ def test_a_takeover_in_another_process_is_seen_by_a_writer_that_remembers(path: 
 
 
 def test_what_was_rolled_back_is_not_remembered(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a transaction that failed at its end, the same commit goes through, and its numbers are those of the file."""
+    """After a transaction that failed at its end, the same commit goes through, by the numbers of the file."""
     fence = store.create("r", "W", "me")
     assert fence is not None
     commit(store, "r", fence, 0, b"zero")
