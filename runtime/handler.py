@@ -248,7 +248,7 @@ class Handler(concurrent.futures.Future[Any]):
         """See to it that somebody is told of the end, though nobody may hold on to this while the run rests."""
         keeper = self._link.runtime.keeper
         if keeper is not None:
-            keeper.keep(self)
+            keeper.keep(self)  # pyright: ignore[reportArgumentType]
 
     @property
     def status(self) -> Status:
@@ -412,7 +412,7 @@ class Handler(concurrent.futures.Future[Any]):
         if runtime.runs.get(self.run_id) is self:
             runtime.runs.pop(self.run_id, None)
         if runtime.keeper is not None:
-            runtime.keeper.let_go(self)
+            runtime.keeper.let_go(self)  # pyright: ignore[reportArgumentType]
         if self.origin != self.run_id:
             runtime.leave_resumed(self.origin, self)
         if outcome.error is None:
