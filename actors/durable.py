@@ -421,10 +421,7 @@ class DurableSupervisor(RunSupervisor):
             commit.status = outcome.status
             commit.result = encode([outcome.event, outcome.error], self._registry)
             commit.reason = None if outcome.error is None else repr(outcome.error)
-        elif not state.children and (
-            self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes)
-        ):
-            # While it has children the journal tells of them: a checkpoint of bodies at work is of one run.
+        elif self._checkpoint_due or self._journal_bytes > max(CHECKPOINT_BYTES, 4 * self._checkpoint_bytes):
             commit.snapshot = self._take_checkpoint()
         self._records, self._events, self._opened, self._taken = [], [], [], []
         effects, self._turn_effects = self._turn_effects, []

@@ -231,8 +231,8 @@ class _Body:
             trace = trace.tb_next  # The frames of the actors come first, and tell the user nothing.
         error.__traceback__ = trace
         if isinstance(error, StepCancelled | asyncio.CancelledError):
-            if self.cancelled:
-                return
+            if self.cancelled or self._actor.dispatcher.closed:
+                return  # The loop of a runtime that ends cancels its tasks, perhaps before the run does.
             wrapped = WorkflowRuntimeError(
                 f"step '{self._actor.spec.name}' raised {type(error).__name__}, though nobody had cancelled it; let a"
                 " step end by returning or by raising an Exception"

@@ -24,7 +24,7 @@ from greenroom.actors.journal import Flush, JournalActor
 from greenroom.actors.root import RunEnded
 from greenroom.actors.ticker import Ticker, TickNow
 from greenroom.checkpoint import dump_checkpoint
-from greenroom.codec import decode
+from greenroom.codec import TypeRegistry, decode
 from greenroom.errors import (
     ContextSerdeError,
     GreenroomError,
@@ -210,12 +210,11 @@ class RunKeeper:
         """Go on with all runs of these workflows whose process has died, now and from now on."""
         known = {workflow.workflow_name: workflow for workflow in workflows}
         self._workflows.update(known)
-        try:
-            self._end_leases_of_the_dead()
-            return self._take_orphans(known)
-        finally:
-            # Not before: the clock would take some of them, and they would be missing in what is returned.
-            self._recovering |= set(known)
+        self._end_leases_of_the_dead()
+        handlers = self._take_orphans(known)
+        # Only now, or the look that is taken again and again would take some of them first, and they be missing here.
+        self._recovering |= set(known)
+        return handlers
 
     def take_over(self, workflow: Workflow, run_id: str) -> Handler:
         """Go on with one run of the store, or return the handler of one that has ended.
@@ -381,6 +380,7 @@ class RunKeeper:
         questions: list[PendingInput] = []
         after: str | None = None
         known: dict[str, Workflow | None] = {}
+        registries: dict[str, TypeRegistry] = {}
         while True:
             page = self.store.inputs(after=after, limit=PAGE)
             for row in page:
@@ -391,7 +391,10 @@ class RunKeeper:
                     known[row.run_id] = None if run is None else self._workflows.get(run.workflow)
                 workflow = known[row.run_id]
                 if workflow is not None:
-                    questions.append(read_question(row, registry_for(*graphs_named_by(workflow))))
+                    name = workflow.workflow_name
+                    if name not in registries:
+                        registries[name] = registry_for(*graphs_named_by(workflow))
+                    questions.append(read_question(row, registries[name]))
             if len(page) < PAGE:
                 return questions
             after = page[-1].input_id

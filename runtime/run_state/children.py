@@ -91,7 +91,7 @@ def close_child(state: RunState, child: Child, effects: list[Effect]) -> None:
     state.inputs.closed.update(run.inputs.closed)
     effects.extend(DropTimer(key) for key in child.timers)
     child.timers.clear()
-    child.run = child.cast = None
+    child.run = child.cast = child.watch = None
     mind_busy(state, child)
     assert child.outcome is not None
     watcher, child.watcher = child.watcher, None

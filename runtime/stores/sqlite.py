@@ -185,10 +185,10 @@ class SQLiteStore:
             db.execute("INSERT OR IGNORE INTO owners VALUES (?, 0.0)", (owner,))
             for run_id in run_ids:
                 taken = db.execute(
-                    "UPDATE runs SET owner = ?1, fence = fence + 1, wake_at = NULL WHERE run_id = ?2"
-                    " AND status = 'running' AND (owner IS NULL OR owner = ?1 OR NOT EXISTS"
-                    " (SELECT 1 FROM owners o WHERE o.owner = runs.owner AND o.lease_until > ?3)) RETURNING fence",
-                    (owner, run_id, now),
+                    "UPDATE runs SET owner = :owner, fence = fence + 1, wake_at = NULL WHERE run_id = :run"
+                    " AND status = 'running' AND (owner IS NULL OR owner = :owner OR NOT EXISTS"
+                    " (SELECT 1 FROM owners o WHERE o.owner = runs.owner AND o.lease_until > :now)) RETURNING fence",
+                    {"owner": owner, "run": run_id, "now": now},
                 ).fetchall()
                 if taken:
                     fences[run_id] = int(taken[0][0])

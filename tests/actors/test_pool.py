@@ -952,3 +952,28 @@ def test_a_body_that_comes_just_as_the_last_worker_goes_to_sleep_is_run(monkeypa
         Echo.start(pool).tell("wake up")
         assert coming.wait(SOON)
         assert late.reported.wait(SOON)
+
+
+def test_what_follows_a_body_runs_on_its_thread_and_gives_its_place_away(sleepers):
+    """An unlimited body that follows from a limited one needs no other thread, and takes no place of `max_threads`."""
+    threads = []
+    gate, begun = threading.Event(), threading.Event()
+
+    def commit():
+        threads.append(threading.current_thread())
+        begun.set()
+        assert gate.wait(SOON)
+
+    class Committing(Body):
+        def report(self):
+            pool.execute(Unlimited(commit))
+
+    with running(1) as pool:
+        pool.execute(Committing(lambda: threads.append(threading.current_thread())))
+        assert begun.wait(SOON)
+        assert threads[0] is threads[1]
+        other = Body()
+        pool.execute(other)
+        assert other.reported.wait(SOON)
+        gate.set()
+        assert at_rest(pool)

@@ -123,3 +123,20 @@ def waits_for_ever() -> int:
     """Block without end."""
     threading.Event().wait()
     sys.exit("an event that nobody sets was set")
+
+
+class Lacking(Made):
+    """Needs what no machine has."""
+
+    name = "lacking"
+
+    @classmethod
+    def lacking(cls) -> str | None:
+        return "no unobtainium"
+
+
+class OtherPeer(Made):
+    """Stands beside another peer than the others."""
+
+    name = "other-peer"
+    peer_name = "no-such-distribution-of-ours"

@@ -11,7 +11,7 @@ import made_up_rows as made
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import harness, profiling, report
+from benchmarks import at_rest, harness, profiling, report
 from benchmarks.row import Figure, Result, Row, note_at_most
 from benchmarks.rows import ROWS
 from benchmarks.worker import load, path_of
@@ -225,3 +225,30 @@ def test_absent_distribution_has_no_version() -> None:
     """A distribution that is not installed has no version, and one that is has one."""
     assert harness.installed_version("no-such-distribution-of-ours") is None
     assert harness.installed_version("pytest") == pytest.__version__
+
+
+def test_row_that_the_machine_cannot_measure_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A row that lacks something is named with the reason, is no failure, and keeps no other from being measured."""
+    code, document = run(tmp_path, monkeypatch, made.Lacking, made.Made)
+    assert code == 0
+    assert [row["name"] for row in document["rows"]] == ["made"]
+    assert "lacking is left out: no unobtainium" in capfd.readouterr().out
+
+
+def test_row_whose_own_peer_is_absent_is_measured_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A row may name a peer of its own; while that is not installed, how to install it is said."""
+    _, document = run(tmp_path, monkeypatch, made.OtherPeer)
+    assert document["rows"][0]["peer"] is None
+    assert "pip install -U no-such-distribution-of-ours" in capfd.readouterr().out
+
+
+def test_runs_at_rest_are_measured(capfd: pytest.CaptureFixture[str]) -> None:
+    """`python -m benchmarks.at_rest` prints a figure for each part, from processes of their own."""
+    assert at_rest.main(["--runs", "4", "--answers", "3", "--json"]) == 0
+    figures = json.loads(capfd.readouterr().out)
+    assert figures["runs"] == 4
+    assert all(figures[name] > 0 for name in ("begin_us_a_run", "file_bytes_a_run", "answer_p50_us", "rss_mib_fresh"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
 from collections import Counter
 from pathlib import Path
@@ -282,6 +283,27 @@ def test_what_a_child_sends_after_the_end_is_told_as_its_dead_letter() -> None:
     assert "dead Part" not in log.of("r")
     assert not log.faults
     assert not log.open
+
+
+def test_children_that_have_ended_are_let_go_of() -> None:
+    """What watched a child holds on to nothing of it once it has ended, however long the step around it goes on."""
+
+    class Brief(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            return StopEvent()
+
+    class Outer(Workflow):
+        @step
+        def one(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            for _ in range(50):
+                ctx.run(Brief()).result()
+            gc.collect()
+            held = [each for each in gc.get_objects() if isinstance(each, RunState) and each.graph.name == "Brief"]
+            return StopEvent(result=len(held))
+
+    with Runtime(observers=[Log()]):
+        assert Outer().run().result(DEADLINE) < 5
 
 
 def test_observers_of_runs_alone_hear_of_children() -> None:

@@ -485,8 +485,15 @@ def both_asked(handler: Handler) -> dict[int, str]:
     raise AssertionError("not both questions were asked")
 
 
-def test_children_outlive_the_process_with_their_parent(make_store: Callable[[], RunStore], durability: Any) -> None:
-    """Their questions keep their ids, what they did once is not done again, and an answer is never lost."""
+@pytest.mark.parametrize("checkpoint_bytes", [0, 1 << 30])
+def test_children_outlive_the_process_with_their_parent(
+    make_store: Callable[[], RunStore], durability: Any, checkpoint_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their questions keep their ids, what they did once is not done again, and an answer is never lost.
+
+    Whether they are found in the journal or in checkpoints that were taken while they were at work.
+    """
+    monkeypatch.setattr("greenroom.actors.durable.CHECKPOINT_BYTES", checkpoint_bytes)
     with Runtime(store=make_store(), durability=durability, idle_timeout=0.0):
         questions = both_asked(Family().run(run_id="one"))
     with Runtime(store=make_store(), durability=durability) as runtime:

@@ -11,8 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from greenroom.errors import StoreError, StoreReadOnlyError, StoreUnavailableError, StoreVersionError
+from greenroom.errors import StaleOwnerError, StoreError, StoreReadOnlyError, StoreUnavailableError, StoreVersionError
 from greenroom.stores import Commit, InputRow, Loaded, NewRun, PostgresStore
+from greenroom.stores import postgres_commit as commit_module
 from greenroom.stores.postgres_connections import Connections
 from tests.support import postgres
 from tests.support.postgres import PostgresServer
@@ -326,3 +327,26 @@ def test_psycopg_is_an_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'greenroom[postgres]'" in done.stdout
+
+
+def test_commits_that_only_add_are_one_statement(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of them is sent at once; one that cannot be done is refused as ever, and the others are done."""
+    store.create("a", "W", "me")
+    store.create("b", "W", "me")
+    long_ways: list[object] = []
+    make_runs = commit_module._make_runs
+    monkeypatch.setattr(commit_module, "_make_runs", lambda *all: long_ways.append(all) or make_runs(*all))
+    group = [
+        Commit("a", 1, records=[(0, b"x"), (1, b"y")], events=[(0, b"x")]),
+        Commit("b", 1, events=[(0, b"z")]),
+    ]
+    assert store.commit(group) == [None, None]
+    assert long_ways == []
+    none, refused = store.commit([Commit("a", 1, records=[(2, b"z")]), Commit("b", 0, events=[(1, b"z")])])
+    assert none is None
+    assert isinstance(refused, StaleOwnerError)
+    assert store.commit(group) == [None, None]  # It was done before, and is not done twice.
+    assert len(long_ways) == 2
+    rows = {row.run_id: (row.next_seq, row.next_offset, row.bytes) for row in store.runs()}
+    assert rows == {"a": (3, 1, 3), "b": (0, 1, 0)}
+    assert [number for number, _ in store.events("b")] == [0]

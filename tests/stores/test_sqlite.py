@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from greenroom.errors import (
+    StaleOwnerError,
     StoreBusyError,
     StoreDamagedError,
     StoreError,
@@ -23,7 +24,9 @@ from greenroom.errors import (
     StoreVersionError,
 )
 from greenroom.stores import Commit, InputRow, Loaded, NewRun, SQLiteStore
+from greenroom.stores import sqlite_commit as commit_module
 from greenroom.stores import sqlite_connections as connections_module
+from greenroom.stores.rows import FIRST_FENCE
 
 
 @pytest.fixture
@@ -441,3 +444,56 @@ def test_no_statement_reads_a_whole_table(store: SQLiteStore, path: Path, monkey
                 whole.append((plan, statement))
     connection.close()
     assert whole == []
+
+
+def test_a_takeover_in_another_process_is_seen_by_a_writer_that_remembers(path: Path) -> None:
+    """A writer that has read a run's head once looks again as soon as anybody else has written to the file."""
+    now = [0.0]
+    writer, other = (SQLiteStore(path, clock=lambda: now[0]) for _ in range(2))
+    for store, owner in ((writer, "me"), (other, "other")):
+        store.open()
+        store.renew(owner, 10)
+    fence = writer.create("r", "W", "me")
+    assert fence is not None
+    commit(writer, "r", fence, 0, b"mine")
+    now[0] = 11.0
+    other.renew("other", 10)
+    assert other.acquire(["r"], "other") == {"r": fence + 1}
+    commit(other, "r", fence + 1, 1, b"of the other")
+    (refused,) = writer.commit([Commit("r", fence, records=[(1, b"too late")])])
+    assert isinstance(refused, StaleOwnerError)
+    assert_records(other, "r", 2)
+    for store in (writer, other):
+        store.close()
+
+
+def test_what_was_rolled_back_is_not_remembered(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a transaction that failed at its end, the same commit goes through, by the numbers of the file."""
+    fence = store.create("r", "W", "me")
+    assert fence is not None
+    commit(store, "r", fence, 0, b"zero")
+
+    def full(self: object) -> None:
+        write(self)  # type: ignore[arg-type]
+        raise sqlite3.OperationalError("database or disk is full")
+
+    write = commit_module._Group.write
+    monkeypatch.setattr(commit_module._Group, "write", full)
+    with pytest.raises(StoreError):
+        store.commit([Commit("r", fence, records=[(1, b"one")], events=[(1, b"one")])])
+    monkeypatch.undo()
+    assert_records(store, "r", 1)
+    commit(store, "r", fence, 1, b"one")
+    assert_records(store, "r", 2)
+
+
+def test_heads_are_remembered_for_few_runs_and_not_for_those_that_rest(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many runs there are, the writer keeps a bounded number of heads, and none of a run that rests."""
+    monkeypatch.setattr(commit_module, "_MAX_HEADS", 10)
+    for number in range(50):
+        store.commit([Commit(f"r{number}", FIRST_FENCE, new=NewRun("W", "me"))])
+        assert len(store._known.heads) <= 11
+    store.commit([Commit("r49", FIRST_FENCE, release=True)])
+    assert "r49" not in store._known.heads
