@@ -142,6 +142,9 @@ class Handler(concurrent.futures.Future[Any]):
 
     ctx: Any
     _context_class: type[ContextCore[Any]] = Context
+    # Here, not in __init__: a KeyboardInterrupt may strike in there, and __del__ looks at both.
+    _outcome: Outcome | None = None
+    _is_watched = False  # whether anybody has asked for the outcome or reads the stream
 
     def __init__(self, link: RunLink, log: StreamLog, stream: Ref) -> None:
         super().__init__()
@@ -152,8 +155,6 @@ class Handler(concurrent.futures.Future[Any]):
         self._log = log
         self._stream = stream
         self.origin = link.run_id
-        self._outcome: Outcome | None = None
-        self._is_watched = False  # whether anybody has asked for the outcome or reads the stream
         self._awaiting: set[asyncio.Future[None]] = set()
         self._traceback: Any = None
         self._position = log.first_offset - 1
