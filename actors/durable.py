@@ -214,9 +214,7 @@ class DurableSupervisor(RunSupervisor):
         self._detached = False
         self._late: list[tuple[Any, Reply | None]] = []
         self._retrying = 0  # invocations in the delay before a retry
-        self._asks_store = (
-            False  # whether the store is to say that the run is still ours, though nothing is to be written
-        )
+        self._asks_store = False  # whether the store is to say that the run is still ours, if with nothing to write
         self._is_doubted = False
         self.handed: set[int] = set()
         self._shutdown: BaseException | None = None  # given back with this error as soon as it rests
@@ -347,12 +345,13 @@ class DurableSupervisor(RunSupervisor):
             self._note(effects, now)
         if known:
             self._note(effects, now)
-        if type(fact) is OnceAsked and (self._is_doubted or not self._ledger.holds_lease()):
+        asked = fact.fact if type(fact) is ForChild else fact
+        if type(asked) is OnceAsked and (self._is_doubted or not self._ledger.holds_lease()):
             # What is done once is not begun by a process that was suspended while another took the run over.
             self._asks_store = not self._detached
         if self._detached or not (recorded or self._asks_store or self._turn_effects or self._held):
             self._obey(effects)
-        elif type(fact) is CollectAsked:
+        elif type(asked) is CollectAsked:
             # A coroutine asks it without awaiting, and a loop must not block. What the step then does by its context is
             # held behind it.
             self._obey(effects)
@@ -360,7 +359,7 @@ class DurableSupervisor(RunSupervisor):
             self._turn_effects += effects
         else:
             # What somebody waits for, who may tell it outside, is held; all else goes on.
-            awaited = _is_awaited(fact) or (type(fact) is OnceAsked and self._asks_store)
+            awaited = _is_awaited(fact) or (type(asked) is OnceAsked and self._asks_store)
             self._turn_effects += [e for e in effects if (awaited and type(e) is Answer) or type(e) is Finish]
             self._obey([e for e in effects if not ((awaited and type(e) is Answer) or type(e) is Finish)])
 

@@ -22,7 +22,7 @@ from greenroom.errors import ContextSerdeError, StoreError, WorkflowRuntimeError
 from greenroom.facts import EventArrived
 from greenroom.inbox import read_entry, read_question
 from greenroom.journal import RecordError, decode_record
-from greenroom.named import graphs_named_by, registry_for
+from greenroom.named import graphs_named_by, registry_of
 from greenroom.recovery import Fault, FaultsError, read_run
 from greenroom.snapshot import open_snapshot, take_document
 from greenroom.stores import Loaded, RunStore, Status
@@ -117,7 +117,7 @@ def check(
             ids.append(run_id)
         else:
             others[name] += 1
-    registries = {name: registry_for(*graphs_named_by(workflow)) for name, workflow in known.items()}
+    registries = {name: registry_of(workflow) for name, workflow in known.items()}
     checked, broken = 0, []
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]

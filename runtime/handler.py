@@ -438,7 +438,7 @@ class Handler(concurrent.futures.Future[Any]):
         keeper, first = self._link.runtime.keeper, self._log.first_offset
         if keeper is None or after + 1 >= first:
             return []
-        return keeper.earlier_events(self.run_id, after, first, self._link.graph)
+        return keeper.earlier_events(self.run_id, after, first, self._link.workflow)
 
     def needs_loop(self) -> bool:
         """Return whether the event loop is needed for the run to go on now."""

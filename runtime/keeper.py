@@ -41,8 +41,9 @@ from greenroom.facts import Outcome, RunResumed, RunStarted
 from greenroom.inbox import read_entry, read_question
 from greenroom.inputs import PendingInput
 from greenroom.journal import encode_fact, pack_record
-from greenroom.named import graphs_named_by, registry_for
+from greenroom.named import graphs_named_by, registry_for, registry_of
 from greenroom.owners import is_dead, owner_name
+from greenroom.ports import HasGraph
 from greenroom.recovery import read_run
 from greenroom.run_state import RunState, failed_outcome
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, InboxEntry, Loaded, NewRun, RunRow, RunStore
@@ -71,7 +72,6 @@ class Durability:
         flush_interval: Seconds for which commits that nobody waits for are gathered.
         idle_timeout: Seconds after which a run that does nothing leaves memory, or None for never.
         lease: Seconds for which the runs of a process that has died stay its own.
-        poll_interval: Seconds between two looks at what is due.
         retention: Seconds for which runs that have ended are kept, or None for ever.
     """
 
@@ -143,7 +143,7 @@ class RunKeeper:
             StoreError: If the store failed. The run does not begin.
         """
         self.know(workflow)
-        registry, now = registry_for(*graphs_named_by(workflow)), self.now()
+        registry, now = registry_of(workflow), self.now()
         commit = Commit(
             state.run_id,
             FIRST_FENCE,
@@ -353,7 +353,7 @@ class RunKeeper:
         state = recovery.state
         state.run_id = row.run_id
         kept = self._at_rest.get(row.run_id)
-        missed = [] if kept is None else self.earlier_events(row.run_id, kept.seen - 1, state.published, graph)
+        missed = [] if kept is None else self.earlier_events(row.run_id, kept.seen - 1, state.published, workflow)
         entries = self.store.inbox(run_id=row.run_id)
         # It may be at rest again before the call is over.
         self._at_rest.pop(row.run_id, None)
@@ -371,7 +371,7 @@ class RunKeeper:
         data = self.store.result(row.run_id)
         if data is None:
             raise WorkflowRuntimeError(f"run '{row.run_id}' has ended as {row.status}, and its result was swept")
-        event, error = decode(data, registry_for(*graphs_named_by(workflow)))
+        event, error = decode(data, registry_of(workflow))
         status: Any = row.status
         return workflow._ended(self._runtime, row.run_id, row.next_offset, Outcome(status, event, error))
 
@@ -393,7 +393,7 @@ class RunKeeper:
                 if workflow is not None:
                     name = workflow.workflow_name
                     if name not in registries:
-                        registries[name] = registry_for(*graphs_named_by(workflow))
+                        registries[name] = registry_of(workflow)
                     questions.append(read_question(row, registries[name]))
             if len(page) < PAGE:
                 return questions
@@ -414,9 +414,9 @@ class RunKeeper:
             raise InputAnsweredError(f"question '{input_id}' is no longer asked: it was {row.closed}")
         return self.get(row.run_id)
 
-    def earlier_events(self, run_id: str, after: int, before: int, workflow_graph: Any) -> list[Event]:
+    def earlier_events(self, run_id: str, after: int, before: int, workflow: HasGraph) -> list[Event]:
         """Return the events of a run after one offset and before another, from the store."""
-        registry = registry_for(workflow_graph)
+        registry = registry_of(workflow)
         events: list[Event] = []
         while after + 1 < before:
             page = self.store.events(run_id, after, min(PAGE, before - after - 1))
@@ -556,17 +556,17 @@ class RunKeeper:
                 self._end_at_rest(handler, row)
 
     def _end_at_rest(self, handler: Handler, row: RunRow | None) -> None:
-        graph = handler._link.graph
+        workflow = handler._link.workflow
         data = None if row is None else self.store.result(row.run_id)
         if row is None or data is None:
             where = "it was deleted" if row is None else _where(row)
             outcome = failed_outcome(WorkflowRuntimeError(f"run '{handler.run_id}' cannot go on: {where}"))
             missed: list[Event] = [outcome.event]
         else:
-            event, error = decode(data, registry_for(graph))
+            event, error = decode(data, registry_of(workflow))
             status: Any = row.status
             outcome = Outcome(status, event, error)
-            missed = self.earlier_events(row.run_id, handler.seen - 1, row.next_offset, graph)
+            missed = self.earlier_events(row.run_id, handler.seen - 1, row.next_offset, workflow)
         with self._lock:
             if handler.run_id in self._runtime.runs or handler.run_id in self._taking:
                 return
@@ -579,16 +579,22 @@ class RunKeeper:
             return  # It rests, and is due.
         actor = supervisor.actor
         assert isinstance(actor, DurableSupervisor)
+        fact, unread = None, None
+        if (
+            entry.id not in actor.handed
+        ):  # looked at again below: to read it may call the user's code, and takes no lock
+            try:
+                fact = read_entry(entry, registry_of(handler._link.workflow))
+            except ContextSerdeError as error:
+                unread = error
         with self._lock:
             if entry.id in actor.handed:
                 return
             actor.handed.add(entry.id)
-            try:
-                fact = read_entry(entry, registry_for(handler._link.graph))
-            except ContextSerdeError as error:
-                logger.error("what was posted for run '%s' cannot be read, and stays there: %s", entry.run_id, error)
-                return
-            supervisor.tell(FromInbox(fact, entry.id))  # in here, so that the order of arrival is kept
+            if fact is not None:
+                supervisor.tell(FromInbox(fact, entry.id))  # in here, so that the order of arrival is kept
+        if unread is not None:
+            logger.error("what was posted for run '%s' cannot be read, and stays there: %s", entry.run_id, unread)
 
     def _take_orphans(self, workflows: Collection[str]) -> list[Handler]:
         handlers: list[Handler] = []

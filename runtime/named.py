@@ -32,7 +32,7 @@ from greenroom.events import (
 from greenroom.graph import Graph
 from greenroom.state import DictState
 
-__all__ = ["graph_of", "graphs_named_by", "graphs_named_in", "names_in", "registry_for"]
+__all__ = ["graph_of", "graphs_named_by", "graphs_named_in", "names_in", "registry_for", "registry_of"]
 
 
 def registry_for(*graphs: Graph) -> TypeRegistry:
@@ -55,6 +55,11 @@ def registry_for(*graphs: Graph) -> TypeRegistry:
         kept = graphs[0].snapshot_registry = (key, global_registry.child(classes))
     registry: TypeRegistry = kept[1]
     return registry
+
+
+def registry_of(workflow: Any) -> TypeRegistry:
+    """Return the classes that a snapshot of a workflow, and of those that its steps may run, may build."""
+    return registry_for(*graphs_named_by(workflow))
 
 
 def graphs_named_by(workflow: Any) -> list[Graph]:

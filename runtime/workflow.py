@@ -31,7 +31,7 @@ from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.keeper import RunKeeper
 from greenroom.logging import run_log
-from greenroom.named import graphs_named_by, registry_for
+from greenroom.named import registry_of
 from greenroom.observer import Observers
 from greenroom.ports import RestingPort
 from greenroom.recovery import Recovery
@@ -371,7 +371,7 @@ class Workflow:
         if keeper is None:
             supervisor = ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
         else:
-            kept = (keeper, registry_for(*graphs_named_by(self)), fence, next_seq)
+            kept = (keeper, registry_of(self), fence, next_seq)
             if observers:
                 supervisor = ObservedDurableSupervisor(observers, *parts, *kept)
             else:

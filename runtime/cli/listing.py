@@ -13,7 +13,7 @@ from greenroom.cli.stores import find_run, is_held, plain_document
 from greenroom.codec import transcribe
 from greenroom.errors import ContextSerdeError, StoreError
 from greenroom.journal import describe_record
-from greenroom.named import graphs_named_by, registry_for
+from greenroom.named import graphs_named_by, registry_of
 from greenroom.owners import is_dead
 from greenroom.recovery import read_run
 from greenroom.snapshot import open_snapshot, take_document
@@ -128,7 +128,7 @@ def read_document(loaded: Loaded, workflow: Workflow | None) -> dict[str, Any] |
         workflow._graph,
         loaded.snapshot[1],
         loaded.records,
-        registry_for(*graphs_named_by(workflow)),
+        registry_of(workflow),
         published=loaded.row.next_offset,
         timeout=workflow.timeout,
         on_stuck=workflow.on_stuck,

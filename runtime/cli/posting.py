@@ -23,7 +23,7 @@ from greenroom.deploy import check
 from greenroom.errors import ContextSerdeError, StoreError
 from greenroom.inbox import post_answer, post_cancel, post_fields, read_question
 from greenroom.journal import describe_record
-from greenroom.named import graphs_named_by, registry_for
+from greenroom.named import graphs_named_by, registry_of
 from greenroom.recovery import read_run
 from greenroom.snapshot import dump_snapshot, take_document
 from greenroom.stores import ENDED, InputRow, Loaded, RunRow, RunStore
@@ -58,7 +58,7 @@ def answer_question(
         schema = SchemaForm(question.response.rpartition(":")[2], _read_schema(question))
         post_fields(store, question, _ask(store, question, schema, pairs, screen))
     else:
-        registry = registry_for(*graphs_named_by(workflow))
+        registry = registry_of(workflow)
         form = ClassForm(read_question(question, registry).response)
         event = form.make(_ask(store, question, form, pairs, screen))
         post_answer(store, row.run_id, input_id, event, registry)
@@ -225,7 +225,7 @@ def _when(store: RunStore, run_id: str) -> str:
 
 
 def _snapshot(loaded: Loaded, workflow: Workflow) -> bytes:
-    registry = registry_for(*graphs_named_by(workflow))
+    registry = registry_of(workflow)
     assert loaded.snapshot is not None
     recovery = read_run(
         workflow._graph,

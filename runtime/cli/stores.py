@@ -9,7 +9,7 @@ from typing import Any
 
 from greenroom.cli.faults import CommandError
 from greenroom.codec import to_jsonable
-from greenroom.named import graphs_named_by, registry_for
+from greenroom.named import registry_of
 from greenroom.owners import is_dead
 from greenroom.stores import RunRow, RunStore, SQLiteStore
 from greenroom.workflow import Workflow
@@ -97,4 +97,4 @@ def is_held(store: RunStore, row: RunRow) -> bool:
 
 def plain_document(value: Any, workflow: Workflow) -> Any:
     """Return a value that the workflow knows as JSON-able values."""
-    return to_jsonable(value, registry_for(*graphs_named_by(workflow)))
+    return to_jsonable(value, registry_of(workflow))
