@@ -28,6 +28,8 @@ from greenroom import (
     step,
 )
 from greenroom.errors import ContextSerdeError, LeaseLostError, StoreError, StoreUnavailableError
+from greenroom.inbox import post_answer
+from greenroom.named import registry_of
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.stores import Commit, MemoryStore, RunStore, SQLiteStore
 from tests.support.flavours import DEADLINE
@@ -513,3 +515,47 @@ def test_children_outlive_the_process_with_their_parent(
         assert handler.result(DEADLINE) == [10, 20]
         assert list(store.inputs()) == []
     assert sorted(effects) == ["ask 1", "ask 2", "begin"]
+
+
+def test_an_answer_to_a_child_may_be_posted_by_another_process(make_store: Callable[[], RunStore]) -> None:
+    """Its class is one that the parent's own code does not name."""
+    with Runtime(store=make_store()):
+        handler = Family().run(run_id="one")
+        questions = both_asked(handler)
+        other = make_store()
+        other.open()
+        for n, input_id in questions.items():
+            post_answer(other, "one", input_id, Answer(n=10 * n), registry_of(Family()))
+        assert handler.result(DEADLINE) == [10, 20]
+
+
+def test_a_coroutine_of_a_child_collects_without_holding_its_loop_up_for_a_commit() -> None:
+    """The loop goes on while the store does not commit."""
+    held, at_collect, ticked = threading.Event(), threading.Event(), threading.Event()
+
+    class Inner(Workflow):
+        @step
+        async def begin(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
+            asyncio.get_running_loop().call_later(0.01, ticked.set)
+            held.set()
+            ctx.write_event_to_stream(Tick(n=1))
+            batch = ctx.collect_events(Item(n=1), [Item])
+            at_collect.set()
+            return StopEvent(result=len(batch or ()))
+
+    class Outer(Workflow):
+        @step
+        def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=ctx.run(Inner()).result())
+
+    class Waits(Breaks):
+        """Lets nothing be committed from the collection on, until the loop has gone on."""
+
+        def commit(self, commits: list[Commit]) -> Any:
+            if held.is_set() and not ticked.wait(DEADLINE):
+                raise AssertionError("the loop stood still for a commit")
+            return super().commit(commits)
+
+    with Runtime(store=Waits(MemoryStore())):  # type: ignore[arg-type]
+        assert Outer().run(run_id="one").result(DEADLINE) == 1
+    assert at_collect.is_set()
