@@ -15,7 +15,7 @@ import msgpack
 
 with atheris.instrument_imports(include=["greenroom.snapshot", "greenroom.codec"]):
     from greenroom import Context, Event, InputRequiredEvent, Runtime, StartEvent, StopEvent, Workflow, step
-    from greenroom.snapshot import FORMAT
+    from greenroom.document import FORMAT
 from greenroom.errors import ContextSerdeError
 
 

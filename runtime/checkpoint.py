@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greenroom.codec import TypeRegistry, decode
+from greenroom.document import read_document, take_document
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import Caller
 from greenroom.graph import Graph
@@ -20,7 +21,7 @@ from greenroom.lanes import Lane
 from greenroom.past_graph import dump_steps, past_graph
 from greenroom.run_state import RunState
 from greenroom.run_state.child import Child
-from greenroom.snapshot import dump_snapshot, open_snapshot, read_document, read_head, take_document
+from greenroom.snapshot import dump_snapshot, open_snapshot, read_head
 from greenroom.state import StoreCall
 from greenroom.waits import Wait
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, overload
 from typing_extensions import TypeVar
 
 from greenroom.child import AsyncChildRun, ChildRun, begin_child
+from greenroom.document import graphs_within, read_document, take_document
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, NeverEvent
 from greenroom.facts import (
@@ -30,15 +31,7 @@ from greenroom.facts import (
 from greenroom.graph import EventKind, Graph
 from greenroom.named import graphs_named_by, registry_for
 from greenroom.ports import HasGraph, RestingPort, RunPort, StepPort, current_step, step_has_ended
-from greenroom.snapshot import (
-    document_from_dict,
-    document_to_dict,
-    dump_snapshot,
-    graphs_within,
-    load_snapshot,
-    read_document,
-    take_document,
-)
+from greenroom.snapshot import document_from_dict, document_to_dict, dump_snapshot, load_snapshot
 from greenroom.steps import ContextBase, describe
 from greenroom.store import AsyncStore, Store
 

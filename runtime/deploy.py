@@ -18,13 +18,14 @@ from pydantic import (
 )
 
 from greenroom.codec import TypeRegistry, decode, from_jsonable, transcribe
+from greenroom.document import take_document
 from greenroom.errors import ContextSerdeError, StoreError, WorkflowRuntimeError
 from greenroom.facts import EventArrived
 from greenroom.inbox import read_entry, read_question
 from greenroom.journal import RecordError, decode_record
 from greenroom.named import graphs_named_by, registry_of
 from greenroom.recovery import Fault, FaultsError, read_run
-from greenroom.snapshot import open_snapshot, take_document
+from greenroom.snapshot import open_snapshot
 from greenroom.stores import Loaded, RunStore, Status
 
 if TYPE_CHECKING:

@@ -37,10 +37,10 @@ from greenroom.facts import (
     TimerFired,
     WaitAsked,
 )
+from greenroom.fingerprint import taken_down
 from greenroom.graph import Graph
 from greenroom.past_graph import dump_steps, past_graph
 from greenroom.run_state import RunState
-from greenroom.snapshot import taken_down
 from greenroom.state import StoreCall
 
 __all__ = ["RecordError", "decode_record", "describe_record", "encode_fact", "is_recorded", "pack_record", "replay"]

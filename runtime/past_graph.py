@@ -15,8 +15,8 @@ from greenroom.codec import TypeRegistry
 from greenroom.collect import All, Collect, Gather, Join, Take
 from greenroom.errors import ContextSerdeError, WorkflowValidationError
 from greenroom.events import Event, StartEvent, StopEvent
+from greenroom.fingerprint import graph_differences
 from greenroom.graph import Graph
-from greenroom.snapshot import graph_differences
 from greenroom.steps import DEFAULT_WORKERS, Catch, StepOptions, StepSpec
 
 __all__ = ["dump_steps", "past_graph"]

@@ -11,12 +11,13 @@ from greenroom.cli.plain import class_of, in_words, moment, since, span
 from greenroom.cli.screen import Screen
 from greenroom.cli.stores import find_run, is_held, plain_document
 from greenroom.codec import transcribe
+from greenroom.document import take_document
 from greenroom.errors import ContextSerdeError, StoreError
 from greenroom.journal import describe_record
 from greenroom.named import graphs_named_by, registry_of
 from greenroom.owners import is_dead
 from greenroom.recovery import read_run
-from greenroom.snapshot import open_snapshot, take_document
+from greenroom.snapshot import open_snapshot
 from greenroom.stores import ENDED, InboxEntry, InputRow, Loaded, RunRow, RunStore, Status
 from greenroom.workflow import Workflow
 

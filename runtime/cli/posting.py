@@ -20,12 +20,13 @@ from greenroom.cli.screen import Screen
 from greenroom.cli.stores import find_run, is_held
 from greenroom.codec import transcribe
 from greenroom.deploy import check
+from greenroom.document import take_document
 from greenroom.errors import ContextSerdeError, StoreError
 from greenroom.inbox import post_answer, post_cancel, post_fields, read_question
 from greenroom.journal import describe_record
 from greenroom.named import graphs_named_by, registry_of
 from greenroom.recovery import read_run
-from greenroom.snapshot import dump_snapshot, take_document
+from greenroom.snapshot import dump_snapshot
 from greenroom.stores import ENDED, InputRow, Loaded, RunRow, RunStore
 from greenroom.workflow import Workflow
 

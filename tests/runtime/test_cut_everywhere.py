@@ -32,11 +32,12 @@ from greenroom import (
     catch_error,
     step,
 )
+from greenroom.document import graphs_within, take_document
 from greenroom.facts import ForChild, OnceDone
 from greenroom.named import registry_for
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.run_state import RunState
-from greenroom.snapshot import dump_snapshot, graphs_within, take_document
+from greenroom.snapshot import dump_snapshot
 from greenroom.testing import SeededRuntime
 
 ROUNDS = 1000  # More rounds of questions than any workflow here has.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from greenroom.collect import All, Collect, Join, Take
+from greenroom.document import read_document, take_document
 from greenroom.events import (
     CollectionReleaseEvent,
     Event,
@@ -32,7 +33,7 @@ from greenroom.lineage import Lineage
 from greenroom.named import registry_for
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.run_state import RunState
-from greenroom.snapshot import dump_snapshot, load_snapshot, read_document, take_document
+from greenroom.snapshot import dump_snapshot, load_snapshot
 from greenroom.steps import Catch, StepSpec
 from tests.support.core import Play, make_spec
 

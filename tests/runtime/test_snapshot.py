@@ -627,7 +627,7 @@ def test_a_class_that_a_workflow_names_may_be_registered_under_a_name_of_its_own
 ) -> None:
     """Events, answers and the graph are then written under that name, also by a workflow that was put away before."""
     shared = TypeRegistry()
-    for module in ("greenroom.named", "greenroom.snapshot", "greenroom.codec.registry"):
+    for module in ("greenroom.named", "greenroom.fingerprint", "greenroom.codec.registry"):
         monkeypatch.setattr(f"{module}.global_registry", shared)
     workflow = Renames()
     with SeededRuntime(1) as runtime:
@@ -650,7 +650,7 @@ def test_a_class_that_a_workflow_names_may_be_registered_under_a_name_of_its_own
 
 def test_the_classes_of_a_snapshot_are_looked_for_once_until_there_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is registered later, or defined later under a name that a step uses, may be built from then on."""
-    monkeypatch.setattr("greenroom.snapshot.global_registry", TypeRegistry())
+    monkeypatch.setattr("greenroom.fingerprint.global_registry", TypeRegistry())
     monkeypatch.setattr("greenroom.codec.registry.global_registry", TypeRegistry())
     namespace: dict[str, Any] = {"__name__": "notebook"}
     exec("def step_body():\n    return Later()\n", namespace)
@@ -679,7 +679,7 @@ def confirm(ctx, text):
 def test_a_class_that_only_another_package_names_must_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool from a library asks with an event of the library's: refused by name, and taken once it is registered."""
     shared = TypeRegistry()
-    for module in ("greenroom.named", "greenroom.snapshot", "greenroom.codec.registry"):
+    for module in ("greenroom.named", "greenroom.fingerprint", "greenroom.codec.registry"):
         monkeypatch.setattr(f"{module}.global_registry", shared)
     library: dict[str, Any] = {"__name__": "library"}
     exec(_LIBRARY, library)
