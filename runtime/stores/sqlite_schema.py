@@ -152,7 +152,9 @@ def prepare(path: Path, *, busy_timeout: float) -> None:
             raise StoreReadOnlyError(f"The store {path}, or its folder, may not be written to. Check who owns it.")
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
         try:
+            connection.execute("BEGIN")
             _refuse_foreign(path, connection)
+            connection.execute("ROLLBACK")
             connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
             _use_wal(path, connection, busy_timeout)
             connection.execute("BEGIN IMMEDIATE")
@@ -169,7 +171,7 @@ def prepare(path: Path, *, busy_timeout: float) -> None:
 
 
 def _refuse_foreign(path: Path, connection: sqlite3.Connection) -> int:
-    """The version of the file, 0 for an empty one."""
+    """The version of the file, 0 for an empty one. Within a transaction, since another process may be making it."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -288,6 +290,31 @@ def test_a_damaged_page(path: Path) -> None:
     assert store.commit([Commit("r100", 1, status="set_aside", reason="damaged"), Commit("r1", 1, records=[(5, b"x")])])
     assert [row.run_id for row in store.runs(status="set_aside")] == ["r100"]
     store.close()
+
+
+def test_a_store_that_another_process_makes_meanwhile_is_no_foreign_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tells a file of ours from one of another program is read in one moment."""
+    made: list[SQLiteStore] = []
+
+    class Interrupted(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+            if "sqlite_master" in sql and not made:
+                monkeypatch.undo()
+                made.append(SQLiteStore(path, busy_timeout=0.01))
+                with suppress(StoreBusyError):
+                    made[0].open()
+            return super().execute(sql, parameters)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, factory=Interrupted, **kwargs))
+    store = SQLiteStore(path)
+    store.open()
+    assert made
+    assert store.create("r", "W", "me") == FIRST_FENCE
+    store.close()
+    made[0].close()
 
 
 @pytest.mark.parametrize("table", ["journal", "snapshots"])
