@@ -5,7 +5,7 @@ A store does not know what the bytes mean. Times are seconds since the epoch, UT
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -128,7 +128,7 @@ class NewRun:
 
     workflow: str
     owner: str
-    token: int = field(default_factory=lambda: secrets.randbits(62))
+    token: int = field(default_factory=lambda: random.getrandbits(62))
 
 
 @dataclass(slots=True)
