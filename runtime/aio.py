@@ -53,9 +53,10 @@ from greenroom.events import (
     WorkflowIdleEvent,
     WorkflowTimedOutEvent,
 )
-from greenroom.facts import DeadLetter, EventArrived, Inspect, Responded
+from greenroom.facts import EventArrived, Inspect, Responded
 from greenroom.handler import Handler as BlockingHandler
 from greenroom.inputs import PendingInput
+from greenroom.outcome import DeadLetter
 from greenroom.run_state import find_question
 from greenroom.runtime import Runtime
 from greenroom.state import DictState

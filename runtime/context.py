@@ -18,16 +18,7 @@ from greenroom.child import AsyncChildRun, ChildRun, begin_child
 from greenroom.document import graphs_within, read_document, take_document
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, NeverEvent
-from greenroom.facts import (
-    CollectAsked,
-    EventArrived,
-    EventSent,
-    EventWritten,
-    Inspect,
-    OnceAsked,
-    OnceDone,
-    WaitAsked,
-)
+from greenroom.facts import CollectAsked, EventArrived, EventSent, EventWritten, Inspect, OnceAsked, OnceDone, WaitAsked
 from greenroom.graph import EventKind, Graph
 from greenroom.named import graphs_named_by, registry_for
 from greenroom.ports import HasGraph, RestingPort, RunPort, StepPort, current_step, step_has_ended

@@ -30,9 +30,10 @@ from greenroom.errors import (
     WorkflowRuntimeError,
 )
 from greenroom.events import Event, StopEvent
-from greenroom.facts import CancelAsked, DeadLetter, Inspect, Outcome, Responded
+from greenroom.facts import CancelAsked, Inspect, Responded
 from greenroom.inputs import PendingInput, pending_input
 from greenroom.named import graphs_named_by
+from greenroom.outcome import DeadLetter, Outcome
 from greenroom.ports import HasGraph, current_step, log_fields
 from greenroom.run_state import all_dead_letters, all_questions, asks_or_asked, find_question
 

@@ -37,11 +37,12 @@ from greenroom.errors import (
     WorkflowRuntimeError,
 )
 from greenroom.events import Event, WorkflowCancelledEvent
-from greenroom.facts import Outcome, RunResumed, RunStarted
+from greenroom.facts import RunResumed, RunStarted
 from greenroom.inbox import read_entry, read_question
 from greenroom.inputs import PendingInput
 from greenroom.journal import encode_fact, pack_record
 from greenroom.named import graphs_named_by, registry_for, registry_of
+from greenroom.outcome import Outcome
 from greenroom.owners import is_dead, owner_name
 from greenroom.ports import HasGraph
 from greenroom.recovery import read_run

@@ -26,13 +26,14 @@ from greenroom.errors import (
     WorkflowValidationError,
 )
 from greenroom.events import Event, StartEvent, StopEvent
-from greenroom.facts import CancelAsked, Inspect, Outcome, Recovered, RunResumed, RunStarted
+from greenroom.facts import CancelAsked, Inspect, Recovered, RunResumed, RunStarted
 from greenroom.graph import Graph, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.keeper import RunKeeper
 from greenroom.logging import run_log
 from greenroom.named import registry_of
 from greenroom.observer import Observers
+from greenroom.outcome import Outcome
 from greenroom.ports import RestingPort
 from greenroom.recovery import Recovery
 from greenroom.resources import ResourceManager
