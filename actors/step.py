@@ -24,7 +24,8 @@ from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.parking import Parking
 from greenroom.actors.stream import await_reply
 from greenroom.collect import Gather, Join
-from greenroom.context import AsyncContext, Context, ContextCore
+from greenroom.context import AsyncContext, Context
+from greenroom.context_core import ContextCore
 from greenroom.effects import CancelInvocation, StartInvocation
 from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
 from greenroom.facts import ChildAsked, ChildAwaited, Failed, Finished, PassivateAsked, WaitAsked

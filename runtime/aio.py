@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from greenroom.child import AsyncChildRun as ChildRun
 from greenroom.collect import All, Collect, Take
 from greenroom.context import AsyncContext as Context
-from greenroom.context import ContextCore, check_sendable
+from greenroom.context_core import ContextCore, check_sendable
 from greenroom.errors import (
     ContextSerdeError,
     ContextStateError,

@@ -21,7 +21,8 @@ from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunEnded
 from greenroom.actors.stream import Published, StreamLog, Subscription, await_reply, settle
 from greenroom.actors.supervisor import ExposeInternal, RunSupervisor
-from greenroom.context import Context, ContextCore
+from greenroom.context import Context
+from greenroom.context_core import ContextCore
 from greenroom.errors import (
     DeadlockError,
     GreenroomError,

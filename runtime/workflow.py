@@ -16,7 +16,7 @@ from greenroom.actors.resources import RunResources
 from greenroom.actors.root import RunAdmitted
 from greenroom.actors.stream import StreamActor, StreamLog
 from greenroom.actors.supervisor import RunSupervisor
-from greenroom.context import ContextCore
+from greenroom.context_core import ContextCore
 from greenroom.errors import (
     ContextStateError,
     GreenroomError,
