@@ -28,7 +28,7 @@ from greenroom.errors import (
 from greenroom.events import Event, StartEvent, StopEvent
 from greenroom.facts import CancelAsked, Inspect, Recovered, RunResumed, RunStarted
 from greenroom.graph import Graph, check_names
-from greenroom.handler import Handler, RunLink
+from greenroom.handler import Handler
 from greenroom.keeper import RunKeeper
 from greenroom.logging import run_log
 from greenroom.named import registry_of
@@ -37,6 +37,7 @@ from greenroom.outcome import Outcome
 from greenroom.ports import RestingPort
 from greenroom.recovery import Recovery
 from greenroom.resources import ResourceManager
+from greenroom.run_link import RunLink
 from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
 from greenroom.signature import read_step
