@@ -23,30 +23,25 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.supervisor import RunSupervisor, TimerDue
 from greenroom.checkpoint import dump_checkpoint
 from greenroom.codec import TypeRegistry, encode
+from greenroom.effects import Answer, AskPerson, Effect, Finish, Publish, SetTimer
 from greenroom.errors import ContextSerdeError, LeaseLostError, RuntimeShutdownError
 from greenroom.facts import (
-    Answer,
-    AskPerson,
     BecameQuiet,
     CancelAsked,
     CollectAsked,
     DrainAsked,
-    Effect,
     EventArrived,
     Fact,
     Failed,
-    Finish,
     Finished,
     ForChild,
     Inspect,
     OnceAsked,
     OnceDone,
     PassivateAsked,
-    Publish,
     Recovered,
     Responded,
     RunResumed,
-    SetTimer,
     TimerFired,
 )
 from greenroom.journal import encode_fact, is_recorded, pack_record

@@ -16,8 +16,9 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.step import StepActor, _AsyncBody, _Body
 from greenroom.actors.supervisor import RunSupervisor
 from greenroom.actors.watch import RunWatch
+from greenroom.effects import Effect
 from greenroom.events import Event
-from greenroom.facts import ChildAwaited, Effect, Fact, Failed, Finished, WaitAsked
+from greenroom.facts import ChildAwaited, Fact, Failed, Finished, WaitAsked
 from greenroom.observer import Observers
 from greenroom.ports import Cast, current_step
 from greenroom.run_state import failed_outcome

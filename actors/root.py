@@ -15,7 +15,8 @@ from greenroom.actors.base import PooledActor, Ref, Reply, Terminated
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.resources import ResourcesForgotten
 from greenroom.errors import RuntimeShutdownError, WorkflowRuntimeError
-from greenroom.facts import DrainAsked, Outcome
+from greenroom.facts import DrainAsked
+from greenroom.outcome import Outcome
 from greenroom.run_state import failed_outcome
 
 __all__ = ["Drain", "RootSupervisor", "Run", "RunAdmitted", "RunEnded"]

@@ -24,18 +24,11 @@ from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.parking import Parking
 from greenroom.actors.stream import await_reply
 from greenroom.collect import Gather, Join
-from greenroom.context import AsyncContext, Context, ContextCore
+from greenroom.context import AsyncContext, Context
+from greenroom.context_core import ContextCore
+from greenroom.effects import CancelInvocation, StartInvocation
 from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
-from greenroom.facts import (
-    CancelInvocation,
-    ChildAsked,
-    ChildAwaited,
-    Failed,
-    Finished,
-    PassivateAsked,
-    StartInvocation,
-    WaitAsked,
-)
+from greenroom.facts import ChildAsked, ChildAwaited, Failed, Finished, PassivateAsked, WaitAsked
 from greenroom.graph import Graph
 from greenroom.ports import Cast, current_step, log_fields, step_has_ended
 from greenroom.steps import StepSpec

@@ -18,37 +18,39 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.resources import RunResources
 from greenroom.actors.step import StepActor
 from greenroom.actors.stream import ChildEvent, Published, StreamActor, StreamLog
+from greenroom.effects import (
+    Answer,
+    AskPerson,
+    CancelInvocation,
+    DropTimer,
+    Effect,
+    Finish,
+    FromChild,
+    Publish,
+    SetTimer,
+    StartInvocation,
+)
 from greenroom.errors import GreenroomError, WorkflowRuntimeError
 from greenroom.events import Event
 from greenroom.facts import (
-    Answer,
-    AskPerson,
     BecameQuiet,
-    CancelInvocation,
     CollectAsked,
     Crashed,
-    DropTimer,
-    Effect,
     EventArrived,
     EventSent,
     EventWritten,
     Fact,
-    Finish,
     Finished,
     ForChild,
-    FromChild,
     Inspect,
-    Outcome,
-    Publish,
     Recovered,
     RunResumed,
     RunStarted,
-    SetTimer,
-    StartInvocation,
     TimerFired,
     TimerKey,
     WaitAsked,
 )
+from greenroom.outcome import Outcome
 from greenroom.ports import Cast, log_fields
 from greenroom.resources import ResourceManager
 from greenroom.run_state import RunState, failed_outcome

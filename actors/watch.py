@@ -15,25 +15,11 @@ from collections.abc import Callable
 from contextvars import Context as Variables
 from typing import Any, TypeAlias, cast
 
+from greenroom.effects import Answer, CancelInvocation, Effect, Publish, SetTimer, StartInvocation
 from greenroom.errors import StepPassivated
-from greenroom.facts import (
-    Answer,
-    CancelInvocation,
-    ChildAsked,
-    DeadLetter,
-    Effect,
-    Fact,
-    Failed,
-    Finished,
-    Outcome,
-    Publish,
-    RunResumed,
-    RunStarted,
-    SetTimer,
-    StartInvocation,
-    WaitAsked,
-)
+from greenroom.facts import ChildAsked, Fact, Failed, Finished, RunResumed, RunStarted, WaitAsked
 from greenroom.observer import AttemptEnd, AttemptRecord, Observers, RunParent, RunRecord, WaitEnd, WaitRecord
+from greenroom.outcome import DeadLetter, Outcome
 from greenroom.run_state import RunState
 from greenroom.state import StoreCall
 

@@ -42,9 +42,9 @@ from greenroom.events import (
     WorkflowIdleEvent,
     WorkflowTimedOutEvent,
 )
-from greenroom.facts import DeadLetter
 from greenroom.handler import Handler
 from greenroom.inputs import PendingInput
+from greenroom.outcome import DeadLetter
 from greenroom.runtime import Runtime
 from greenroom.state import DictState
 from greenroom.steps import catch_error, step

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from greenroom.child import AsyncChildRun as ChildRun
 from greenroom.collect import All, Collect, Take
 from greenroom.context import AsyncContext as Context
-from greenroom.context import ContextCore, check_sendable
+from greenroom.context_core import ContextCore, check_sendable
 from greenroom.errors import (
     ContextSerdeError,
     ContextStateError,
@@ -53,9 +53,10 @@ from greenroom.events import (
     WorkflowIdleEvent,
     WorkflowTimedOutEvent,
 )
-from greenroom.facts import DeadLetter, EventArrived, Inspect, Responded
+from greenroom.facts import EventArrived, Inspect, Responded
 from greenroom.handler import Handler as BlockingHandler
 from greenroom.inputs import PendingInput
+from greenroom.outcome import DeadLetter
 from greenroom.run_state import find_question
 from greenroom.runtime import Runtime
 from greenroom.state import DictState

@@ -18,11 +18,12 @@ from greenroom.codec import TypeRegistry
 from greenroom.collect import Collect, Join
 from greenroom.errors import ContextSerdeError
 from greenroom.events import CollectionReleaseEvent, Event, StopEvent
-from greenroom.facts import DeadLetter, EndStatus, Outcome, Responded
+from greenroom.facts import Responded
 from greenroom.fingerprint import find_graph, graphs_told, stored_name, taken_down
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.lineage import FanOut, Gathered, Lineage, Recoveries
+from greenroom.outcome import DeadLetter, EndStatus, Outcome
 from greenroom.retry import RetryInfo
 from greenroom.run_state import Child, RunState
 from greenroom.state import DictState, StateStore

@@ -1,32 +1,32 @@
-"""What happens to a run, and what is to be done about it: the language between the core and the actors.
+"""Facts: what happens to a run. They go into `RunState.apply`; what comes out are effects (`greenroom.effects`).
 
-Facts go into `RunState.apply`, effects come out. Both are plain data. A fact that wants an answer carries an `asker`,
-which is opaque to the core and comes back in an `Answer`.
+Both are plain data, the language between the core and the actors. A fact that wants an answer carries an `asker`, which
+is opaque to the core and comes back in an `Answer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from greenroom.errors import WorkflowCancelledByUser
-from greenroom.events import Event, StopEvent
+from greenroom.events import Event
 from greenroom.state import StoreCall
 
 if TYPE_CHECKING:
     from greenroom.buffers import Expected
     from greenroom.graph import Graph
-    from greenroom.invocation import Invocation
     from greenroom.run_state import OnStuck, RunState
-    from greenroom.waits import OpenInput
 
 TimerKey: TypeAlias = tuple[Any, ...]
-EndStatus: TypeAlias = Literal["completed", "failed", "timed_out", "cancelled"]
 
 
-# -- facts -------------------------------------------------------------------------------------------------------------
+class Caller(NamedTuple):
+    """An attempt at an invocation, as the owner of its calls to the store."""
+
+    invocation: int
+    attempt: int
 
 
 class RunStarted:
@@ -429,165 +429,3 @@ Fact: TypeAlias = (
     | Crashed
     | BecameQuiet
 )
-
-
-# -- effects -----------------------------------------------------------------------------------------------------------
-
-
-class StartInvocation:
-    """Run the body of a step.
-
-    Attributes:
-        retry_info: Why it is run again. Of this attempt: a body that is given up may outlive the start of the next.
-    """
-
-    __slots__ = ("attempt", "invocation", "retry_info")
-
-    def __init__(self, invocation: Invocation, attempt: int) -> None:
-        self.invocation = invocation
-        self.attempt = attempt
-        self.retry_info = invocation.retry_info
-
-
-class CancelInvocation:
-    """Tell a body that its result is no longer wanted; `error` is the failure that this counts as, or None."""
-
-    __slots__ = ("attempt", "error", "invocation", "step")
-
-    def __init__(self, step: str, invocation: int, attempt: int, error: BaseException | None = None) -> None:
-        self.step = step
-        self.invocation = invocation
-        self.attempt = attempt
-        self.error = error
-
-
-class Publish:
-    """Append an event to the stream; `offset` counts from 0 without a gap."""
-
-    __slots__ = ("event", "offset")
-
-    def __init__(self, event: Event, offset: int) -> None:
-        self.event = event
-        self.offset = offset
-
-
-class AskPerson:
-    """A question has been opened."""
-
-    __slots__ = ("question",)
-
-    def __init__(self, question: OpenInput) -> None:
-        self.question = question
-
-
-class SetTimer:
-    """Have `TimerFired(key)` come at `at`, in the clock's seconds. A later one of the same key replaces it."""
-
-    __slots__ = ("at", "key")
-
-    def __init__(self, key: TimerKey, at: float) -> None:
-        self.key = key
-        self.at = at
-
-
-class DropTimer:
-    """Forget a timer."""
-
-    __slots__ = ("key",)
-
-    def __init__(self, key: TimerKey) -> None:
-        self.key = key
-
-
-class Answer:
-    """Answer who asked, with a value or an error."""
-
-    __slots__ = ("asker", "error", "value")
-
-    def __init__(self, asker: Any, value: Any, error: BaseException | None = None) -> None:
-        self.asker = asker
-        self.value = value
-        self.error = error
-
-
-class Finish:
-    """The run has ended."""
-
-    __slots__ = ("outcome",)
-
-    def __init__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-
-
-class FromChild(NamedTuple):
-    """What is to be done for a child, or for a child's child, where it is not the same as for the run itself.
-
-    Attributes:
-        path: Names the child, from the outermost on.
-        effect: What is to be done.
-        cast: What runs the bodies of the child's steps; opaque to the core.
-    """
-
-    path: tuple[str, ...]
-    effect: StartInvocation | CancelInvocation | Publish | Finish
-    cast: Any
-
-
-Effect: TypeAlias = (
-    StartInvocation | CancelInvocation | Publish | AskPerson | SetTimer | DropTimer | Answer | Finish | FromChild
-)
-
-
-# -- what both speak of ------------------------------------------------------------------------------------------------
-
-
-class Caller(NamedTuple):
-    """An attempt at an invocation, as the owner of its calls to the store."""
-
-    invocation: int
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """An event that nobody will take any more.
-
-    Attributes:
-        event: The event.
-        reason: Why, in a sentence.
-        step: The step that it was for, or None.
-    """
-
-    event: Event
-    reason: str
-    step: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        status: "completed", "failed", "timed_out" or "cancelled".
-        event: The last event of its stream.
-        error: What `handler.result()` raises, or None.
-    """
-
-    status: EndStatus
-    event: StopEvent
-    error: BaseException | None = None
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the run came to grief: it was neither completed nor cancelled."""
-        return self.status in ("failed", "timed_out")
-
-    @property
-    def result(self) -> Any:
-        """The result of the run: that of a plain StopEvent, or the event itself."""
-        return self.event.result if type(self.event) is StopEvent else self.event
-
-
-def describe_lack(lacks: Mapping[type[Event], int]) -> str:
-    """Say what a collection lacks, such as `2 x Result, 1 x Query`."""
-    return ", ".join(f"{count} x {cls.__name__}" for cls, count in lacks.items())

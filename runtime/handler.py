@@ -11,17 +11,16 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
-
-from pykka import ActorDeadError
 
 from greenroom.actors.base import Ref
 from greenroom.actors.dispatcher import Unlimited
 from greenroom.actors.root import RunEnded
-from greenroom.actors.stream import Published, StreamLog, Subscription, await_reply, settle
-from greenroom.actors.supervisor import ExposeInternal, RunSupervisor
-from greenroom.context import Context, ContextCore
+from greenroom.actors.stream import Published, StreamLog, settle
+from greenroom.actors.supervisor import RunSupervisor
+from greenroom.context import Context
+from greenroom.context_core import ContextCore
 from greenroom.errors import (
     DeadlockError,
     GreenroomError,
@@ -29,88 +28,24 @@ from greenroom.errors import (
     RuntimeShutdownError,
     WorkflowRuntimeError,
 )
+from greenroom.event_stream import EventStream
 from greenroom.events import Event, StopEvent
-from greenroom.facts import CancelAsked, DeadLetter, Inspect, Outcome, Responded
+from greenroom.facts import CancelAsked, Inspect, Responded
 from greenroom.inputs import PendingInput, pending_input
-from greenroom.named import graphs_named_by
-from greenroom.ports import HasGraph, current_step, log_fields
+from greenroom.outcome import DeadLetter, Outcome
+from greenroom.ports import current_step, log_fields
+from greenroom.run_link import RunLink
 from greenroom.run_state import all_dead_letters, all_questions, asks_or_asked, find_question
 
 if TYPE_CHECKING:
-    from greenroom.graph import Graph
     from greenroom.representation.graph import WorkflowGraph
-    from greenroom.runtime import Runtime
     from greenroom.waits import OpenInput
 
-__all__ = ["EventStream", "Handler", "RunLink"]
+__all__ = ["Handler"]
 
 logger = logging.getLogger("greenroom")
 
 Status = Literal["running", "completed", "failed", "timed_out", "cancelled"]
-
-
-class RunLink:
-    """The way from outside to a run's supervisor: the port of `handler.ctx`."""
-
-    __slots__ = ("graph", "run_id", "runtime", "supervisor", "workflow")
-
-    def __init__(self, workflow: HasGraph, run_id: str, runtime: Runtime, supervisor: Ref | None) -> None:
-        self.workflow = workflow
-        self.graph: Graph = workflow._graph
-        self.run_id = run_id
-        self.runtime = runtime
-        self.supervisor = supervisor  # None while a durable run rests in its store, and once it has ended there
-
-    def ask(self, fact: Any) -> Any:
-        """Hand over a fact and block for its answer."""
-        while True:
-            supervisor = self.reach()
-            try:
-                return supervisor.ask(fact)
-            except ActorDeadError:
-                if self.supervisor == supervisor:
-                    raise
-                # A durable run that went to rest just now: it is woken for this.
-
-    async def ask_async(self, fact: Any) -> Any:
-        """Hand over a fact and await its answer."""
-        self.runtime.check_process()
-        while True:
-            supervisor = self.supervisor
-            if supervisor is None:
-                supervisor = await asyncio.to_thread(self.reach)
-            try:
-                return await await_reply(supervisor.ask(fact, block=False), self.runtime.dispatcher)
-            except ActorDeadError:
-                if self.supervisor == supervisor:
-                    raise
-
-    def reach(self) -> Ref:
-        """Return the supervisor; that of a durable run which rests is woken first.
-
-        Raises:
-            WorkflowRuntimeError: If the run has ended in another process, or goes on there.
-        """
-        self.runtime.check_process()
-        supervisor = self.supervisor
-        while supervisor is None:
-            assert self.runtime.keeper is not None
-            # It may go to rest again before it is looked at.
-            supervisor = self.runtime.keeper.wake(self.run_id).supervisor
-        return supervisor
-
-    def needs_loop(self) -> bool:
-        """Return whether the run has `async def` steps, or may run workflows within it that have."""
-        return self.graph.has_async_steps or any(graph.has_async_steps for graph in graphs_named_by(self.workflow))
-
-    def now(self) -> float:
-        """Return the time of the run's clock, in seconds."""
-        return self.runtime.now()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the run is going on."""
-        return bool(self.ask(Inspect(lambda state: state.outcome is None)))
 
 
 class Handler(concurrent.futures.Future[Any]):
@@ -299,7 +234,7 @@ class Handler(concurrent.futures.Future[Any]):
             hint = "; internal events are asked for by name: expose_internal=True" if isinstance(after, bool) else ""
             raise WorkflowRuntimeError(f"stream_events(after=...) takes an offset, -1 or more, not {after!r}{hint}")
         self._is_watched = True
-        return EventStream(self, after, expose_internal, include_children)
+        return EventStream(self, after, expose_internal, include_children)  # pyright: ignore[reportArgumentType]
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
@@ -516,70 +451,6 @@ class Handler(concurrent.futures.Future[Any]):
                 f"{call} within step '{port.invocation.spec.name}' would wait for its own run '{self.run_id}' for ever:"
                 " return a stop event, or wait outside the run"
             )
-
-
-class EventStream:
-    """The events of a run, one after the other. Iterate it with `for` or with `async for`."""
-
-    def __init__(self, handler: Handler, after: int | None, expose_internal: bool, include_children: bool) -> None:
-        self._handler = handler
-        self._after = after
-        self._expose_internal = expose_internal
-        self._include_children = include_children
-        self._place: Subscription | None = None
-
-    @property
-    def run_id(self) -> str:
-        """The id of the run that published the event which was read last: this one, or one of its children."""
-        child = None if self._place is None else self._place.run_id
-        return self._handler.run_id if child is None else child
-
-    def __iter__(self) -> Iterator[Event]:
-        return self
-
-    def __next__(self) -> Event:
-        if self._place is None:
-            self._place = self._open()
-            if self._expose_internal:
-                self._handler._link.ask(ExposeInternal())
-        return next(self._place)
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._place is None:
-            self._place = self._open()
-            if self._expose_internal:
-                await self._handler._link.ask_async(ExposeInternal())
-        return await anext(self._place)
-
-    def _open(self) -> Subscription:
-        handler = self._handler
-        handler._link.runtime.check_process()
-        continues = self._after is None
-        after = handler._position if self._after is None else self._after
-        return Subscription(
-            handler._log,
-            handler._stream,
-            handler._link.runtime.dispatcher,
-            after=after,
-            earlier=handler.earlier_events(after),
-            expose_internal=self._expose_internal,
-            include_children=self._include_children,
-            notes_read=handler._notes_read if continues else 0,
-            of_children_read=handler._of_children_read if continues else 0,
-            moved=self._move if continues else None,
-            refuse=lambda: handler._refuse_to_block("iterating the stream"),
-            refuse_async=lambda: handler._refuse_within_own_step("iterating the stream"),
-        )
-
-    def _move(self, offset: int, notes_read: int, of_children_read: int) -> None:
-        self._handler._position = offset
-        if notes_read >= 0:
-            self._handler._notes_read = notes_read
-        if of_children_read >= 0:
-            self._handler._of_children_read = of_children_read
 
 
 def _find(input_id: str) -> Inspect:

@@ -37,11 +37,13 @@ from greenroom.errors import (
     WorkflowRuntimeError,
 )
 from greenroom.events import Event, WorkflowCancelledEvent
-from greenroom.facts import Outcome, RunResumed, RunStarted
+from greenroom.facts import RunResumed, RunStarted
 from greenroom.inbox import read_entry, read_question
 from greenroom.inputs import PendingInput
 from greenroom.journal import encode_fact, pack_record
+from greenroom.launch import ended, go_on
 from greenroom.named import graphs_named_by, registry_for, registry_of
+from greenroom.outcome import Outcome
 from greenroom.owners import is_dead, owner_name
 from greenroom.ports import HasGraph
 from greenroom.recovery import read_run
@@ -365,7 +367,7 @@ class RunKeeper:
         # It may be at rest again before the call is over.
         self._at_rest.pop(row.run_id, None)
         try:
-            handler = workflow._go_on(self._runtime, recovery, Kept(registry, fence, row.next_seq), kept, missed)
+            handler = go_on(workflow, self._runtime, recovery, Kept(registry, fence, row.next_seq), kept, missed)
         except BaseException:
             if kept is not None:
                 self._at_rest[row.run_id] = kept
@@ -380,7 +382,7 @@ class RunKeeper:
             raise WorkflowRuntimeError(f"run '{row.run_id}' has ended as {row.status}, and its result was swept")
         event, error = decode(data, registry_of(workflow))
         status: Any = row.status
-        return workflow._ended(self._runtime, row.run_id, row.next_offset, Outcome(status, event, error))
+        return ended(workflow, self._runtime, row.run_id, row.next_offset, Outcome(status, event, error))
 
     def questions_at_rest(self, runs: Collection[str]) -> list[PendingInput]:
         """Return the open questions in the store of the workflows that are known here, but for some runs."""

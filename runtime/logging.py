@@ -18,8 +18,8 @@ from __future__ import annotations
 import logging
 
 from greenroom.events import Event
-from greenroom.facts import DeadLetter
 from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
+from greenroom.outcome import DeadLetter
 from greenroom.ports import current_step, log_fields
 
 __all__ = ["RunFilter", "add_run_fields", "run_log"]

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from greenroom.errors import WorkflowRuntimeError
 from greenroom.events import Event
-from greenroom.facts import DeadLetter, Outcome
+from greenroom.outcome import DeadLetter, Outcome
 from greenroom.ports import log_fields
 
 __all__ = ["AttemptEnd", "AttemptRecord", "Observer", "Observers", "RunParent", "RunRecord", "WaitEnd", "WaitRecord"]

@@ -21,8 +21,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("greenroom.otel needs OpenTelemetry: pip install 'greenroom[otel]'") from error
 
-from greenroom.facts import DeadLetter
 from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
+from greenroom.outcome import DeadLetter
 from greenroom.runtime import add_observer, living_runtimes, remove_observer
 
 __all__ = ["OpenTelemetry", "instrument", "uninstrument"]

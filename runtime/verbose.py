@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable
 
 from greenroom.events import Event, StepState, StepStateChanged, StopEvent, UnhandledEvent, WorkflowIdleEvent
-from greenroom.facts import DeadLetter
 from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
+from greenroom.outcome import DeadLetter
 from greenroom.ports import log_fields
 
 __all__ = ["Verbose", "describe"]

@@ -15,7 +15,7 @@ from greenroom.events import Event, HumanResponseEvent
 from greenroom.lineage import Lineage
 
 if TYPE_CHECKING:
-    from greenroom.facts import Outcome
+    from greenroom.outcome import Outcome
 
 __all__ = ["InputBook", "InputEnd", "OpenInput", "Wait", "WaitBook", "WaitState"]
 

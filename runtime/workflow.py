@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-import contextvars
-import inspect
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import ValidationError
 
-from greenroom.actors.durable import Begin, DurableSupervisor, Kept
-from greenroom.actors.observed import ObservedDurableSupervisor, ObservedSupervisor
-from greenroom.actors.resources import RunResources
-from greenroom.actors.root import RunAdmitted
-from greenroom.actors.stream import StreamActor, StreamLog
-from greenroom.actors.supervisor import RunSupervisor
-from greenroom.context import ContextCore
+from greenroom.context_core import ContextCore
+from greenroom.discovery import add_free_step, find_steps, read_graph
 from greenroom.errors import (
     ContextStateError,
-    GreenroomError,
     RunExistsError,
-    RuntimeShutdownError,
     WorkflowRuntimeError,
     WorkflowValidationError,
 )
 from greenroom.events import Event, StartEvent, StopEvent
-from greenroom.facts import CancelAsked, Inspect, Outcome, Recovered, RunResumed, RunStarted
+from greenroom.facts import Inspect, RunResumed, RunStarted
 from greenroom.graph import Graph, GraphOwner, check_names
-from greenroom.handler import Handler, RunLink
+from greenroom.handler import Handler
 from greenroom.keeper import RunKeeper
-from greenroom.logging import run_log
-from greenroom.named import registry_of
-from greenroom.observer import Observers
+from greenroom.launch import begin, id_taken, resources_in
 from greenroom.ports import RestingPort
-from greenroom.recovery import Recovery
 from greenroom.resources import ResourceManager
 from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
-from greenroom.signature import read_step
-from greenroom.steps import describe, step_options
-from greenroom.stores import FIRST_FENCE
-from greenroom.verbose import Verbose
+from greenroom.steps import describe
 
 if TYPE_CHECKING:
     from greenroom.representation.graph import WorkflowGraph
@@ -75,7 +59,6 @@ class Workflow(GraphOwner):
     """
 
     _free_steps: ClassVar[dict[str, Any]] = {}
-    _version: ClassVar[int] = 0
     _handler_class: ClassVar[type[Handler]] = Handler
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -124,13 +107,13 @@ class Workflow(GraphOwner):
         self._skip = check_names(skip_graph_checks)
         self._disable_validation = disable_validation
         self._resource_manager = resource_manager if resource_manager is not None else ResourceManager()
-        self._graph = _graph_of(cls)
+        self._graph = cls._class_graph()
         if not disable_validation:
             self.validate()
 
     @classmethod
     def _class_graph(cls) -> Graph:
-        return _graph_of(cls)
+        return read_graph(cls, Workflow)
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -143,14 +126,7 @@ class Workflow(GraphOwner):
         """
         if "_handler_class" in cls.__dict__:  # Workflow, or that of greenroom.aio
             raise WorkflowValidationError("subclass Workflow, and add steps to the subclass")
-        if step_options(func) is None:
-            raise WorkflowValidationError(f"{func!r} is not a step; decorate it with @step(workflow={cls.__name__})")
-        if func.__name__ in _find_steps(cls):
-            raise WorkflowValidationError(
-                f"{cls.__name__} already has a step '{func.__name__}'; give this one another name"
-            )
-        cls._free_steps[func.__name__] = func
-        Workflow._version += 1
+        add_free_step(cls, func)
 
     @classmethod
     def graph(cls) -> WorkflowGraph:
@@ -175,7 +151,7 @@ class Workflow(GraphOwner):
         """
         from greenroom.representation.build import build_graph  # Few programs draw, and all of them start.
 
-        return build_graph(_graph_of(cls))
+        return build_graph(cls._class_graph())
 
     @property
     def runtime(self) -> Runtime:
@@ -215,7 +191,7 @@ class Workflow(GraphOwner):
         if validate_resources:
             manager = self.wanted_resources
             if manager is not None:
-                _resources_in(self._runtime or current_runtime(), manager).rehearse(dependencies)
+                resources_in(self._runtime or current_runtime(), manager).rehearse(dependencies)
         return self._graph.asks_people
 
     # -- resources -----------------------------------------------------------------------------------------------------
@@ -299,10 +275,10 @@ class Workflow(GraphOwner):
             beginning = RunStarted(self.make_start_event(start_event, kwargs))
         # The state is taken last: whatever is refused leaves the context as it was.
         if run_id in runtime.runs and (runtime.keeper is None or ctx is not None):
-            raise _id_taken(run_id)
+            raise id_taken(run_id)
         state = self._take_state(ctx, run_id, runtime.now())
         try:
-            return self._begin(runtime, state, beginning, ctx)
+            return begin(self, runtime, state, beginning, ctx)  # pyright: ignore[reportArgumentType]
         except RunExistsError:
             # Another thread or process was quicker by a hair, and with a store the same id is the same run.
             assert runtime.keeper is not None
@@ -317,128 +293,6 @@ class Workflow(GraphOwner):
         if handler is not None and handler._link.graph.name != self._graph.name:
             raise WorkflowRuntimeError(f"run '{run_id}' is of {handler._link.graph.name}, not of {self._graph.name}")
         return handler
-
-    def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
-        keeper, run_id = runtime.keeper, state.run_id
-        kept = None if keeper is None else Kept(registry_of(self), FIRST_FENCE, 1)
-        supervisor = self._make_supervisor(runtime, state, kept)
-        link = RunLink(self, run_id, runtime, supervisor.actor_ref)
-        handler = self._handler_class(
-            link,
-            supervisor.log,
-            supervisor.stream,
-        )
-        supervisor.finisher = handler
-        if ctx is not None:
-            handler.ctx = ctx
-        begins: Any = beginning
-        try:
-            if keeper is not None and kept is not None:
-                begins = Begin(beginning, late=self._num_concurrent_runs is not None)
-                try:
-                    keeper.make(self, handler, state, beginning, kept.registry)  # pyright: ignore[reportArgumentType]
-                except RunExistsError:
-                    if ctx is not None:
-                        raise _id_taken(run_id) from None
-                    raise
-            elif runtime.runs.setdefault(run_id, handler) is not handler:
-                raise _id_taken(run_id)
-            if runtime.draining:
-                try:
-                    runtime.check_usable()
-                except RuntimeShutdownError:
-                    runtime.runs.pop(run_id, None)  # The drain may have found it there and ended it.
-                    raise
-        except GreenroomError:
-            # Another thread came first by a hair. What the context holds can still be resumed.
-            state.apply(CancelAsked(), runtime.now())
-            raise
-        finally:
-            if ctx is not None:
-                ctx._port = link
-        if state.origin != run_id:
-            handler.origin = state.origin
-            runtime.enter_resumed(handler)
-        supervisor.watch(runtime.root)
-        self._let_begin(runtime, handler, supervisor, begins)
-        return handler
-
-    def _make_supervisor(self, runtime: Runtime, state: RunState, kept: Kept | None) -> RunSupervisor:
-        parts = (runtime.dispatcher, state, self.function_of, contextvars.copy_context(), runtime.parking)
-        observers, keeper = self._observers(runtime), runtime.keeper
-        supervisor: RunSupervisor
-        if keeper is None or kept is None:
-            supervisor = ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
-        else:
-            if observers:
-                supervisor = ObservedDurableSupervisor(observers, *parts, keeper, kept)
-            else:
-                supervisor = DurableSupervisor(*parts, keeper, kept)
-        supervisor.provide(self.wanted_resources, partial(_resources_in, runtime))
-        return supervisor
-
-    def _let_begin(self, runtime: Runtime, handler: Handler, supervisor: RunSupervisor, begins: Any) -> None:
-        if self._num_concurrent_runs is None:
-            supervisor.actor_ref.tell(begins)
-        else:
-            handler.is_limited = True
-            runtime.root.tell(RunAdmitted(handler, begins, id(self), self._num_concurrent_runs))
-
-    # -- durable runs, for the keeper ----------------------------------------------------------------------------------
-
-    def _go_on(
-        self,
-        runtime: Runtime,
-        recovery: Recovery,
-        kept: Kept,
-        handler: Handler | None,
-        missed: list[Event],
-    ) -> Handler:
-        """Go on with a run that the store had; with its handler, where somebody has kept it, and what that has missed.
-
-        Raises:
-            RuntimeShutdownError: If the runtime is being shut down. The run is left where it is.
-        """
-        state = recovery.state
-        supervisor, was_known = self._make_supervisor(runtime, state, kept), handler is not None
-        if recovery.has_moved and isinstance(supervisor, DurableSupervisor):
-            supervisor.checkpoint_first()
-        if handler is None:
-            link = RunLink(self, state.run_id, runtime, supervisor.actor_ref)
-            handler = self._handler_class(link, supervisor.log, supervisor.stream)
-        supervisor.finisher = handler
-        # As a run that begins: it enters `runs` before it looks whether that is being drained.
-        runtime.runs[state.run_id] = handler
-        try:
-            runtime.check_usable()
-        except RuntimeShutdownError:
-            runtime.runs.pop(state.run_id, None)
-            raise
-        if was_known:
-            handler.come_back(supervisor, missed)
-        if state.origin != state.run_id:
-            handler.origin = state.origin
-            runtime.enter_resumed(handler)
-        supervisor.watch(runtime.root)
-        self._let_begin(runtime, handler, supervisor, Recovered(recovery.last))
-        return handler
-
-    def _ended(self, runtime: Runtime, run_id: str, next_offset: int, outcome: Outcome) -> Handler:
-        """Return the handler of a run that has ended, from what the store kept of it."""
-        log = StreamLog(next_offset)
-        log.ended = True
-        handler = self._handler_class(
-            RunLink(self, run_id, runtime, None), log, StreamActor.start(runtime.dispatcher, log)
-        )
-        handler.finish(outcome)
-        return handler
-
-    def _observers(self, runtime: Runtime) -> Observers:
-        observers = runtime.observers
-        if self._verbose:
-            observers = observers.and_also(Verbose())
-        log = run_log()
-        return observers if log is None else observers.and_also(log)
 
     def _check_context(self, ctx: Any) -> bool:
         """Return whether the context has unfinished work to resume; raise if it cannot be run."""
@@ -498,75 +352,7 @@ class Workflow(GraphOwner):
         """Return the function of a step, bound to this workflow. For the runtime."""
         if self._graph.steps[name].in_workflow:
             return cast("Callable[..., Any]", getattr(self, name))
-        return cast("Callable[..., Any]", _find_steps(type(self))[name][0])
-
-
-def _resources_in(runtime: Runtime, manager: ResourceManager) -> RunResources:
-    """Return what the steps of one run depend on."""
-    return RunResources(manager, runtime.dispatcher, runtime.root, runtime.open_resources)
-
-
-def _id_taken(run_id: str) -> WorkflowRuntimeError:
-    return WorkflowRuntimeError(f"a run with the id '{run_id}' is going on; choose another run_id")
-
-
-def _find_steps(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Return the step functions of a workflow class by name, and whether each is a method."""
-    found: dict[str, tuple[Any, bool]] = {}
-    for base in reversed(cls.__mro__):
-        for name, attribute in vars(base).items():
-            if step_options(attribute) is not None:
-                found[name] = (attribute, True)
-            else:
-                found.pop(name, None)  # A step that is overridden by something else is no step any more.
-        for name, function in vars(base).get("_free_steps", {}).items():
-            found[name] = (function, False)
-    return found
-
-
-def _find_functions(cls: type) -> list[Any]:
-    """Return all functions of a workflow class, steps and helpers, those of `Workflow` itself left out."""
-    methods = [
-        attribute
-        for base in cls.__mro__
-        if base not in Workflow.__mro__
-        for attribute in vars(base).values()
-        if inspect.isfunction(attribute)
-    ]
-    return methods + [function for function, in_workflow in _find_steps(cls).values() if not in_workflow]
-
-
-def _unbound_steps(cls: type) -> list[tuple[str, str]]:
-    """Return the steps that are static or class methods, by name, with what they are."""
-    attributes = {name: attribute for base in reversed(cls.__mro__) for name, attribute in vars(base).items()}
-    return [
-        (name, type(attribute).__name__)
-        for name, attribute in attributes.items()
-        if isinstance(attribute, staticmethod | classmethod) and step_options(attribute.__func__) is not None
-    ]
-
-
-def _graph_of(cls: type[Workflow]) -> Graph:
-    """Read a class's graph, once for each set of steps."""
-    version, graph = cls.__dict__.get("_read_graph", (None, None))
-    if graph is None or version != Workflow._version:
-        specs, faults = (
-            [],
-            [
-                f"step '{name}' is a {kind}; make it a method, or a free function with @step(workflow={cls.__name__})"
-                for name, kind in _unbound_steps(cls)
-            ],
-        )
-        for function, in_workflow in _find_steps(cls).values():
-            try:
-                specs.append(read_step(function, in_workflow=in_workflow, owner=cls))
-            except WorkflowValidationError as error:
-                faults += str(error).splitlines()
-        if faults:
-            raise WorkflowValidationError(f"{cls.__name__} cannot work:\n" + "\n".join(f"  - {f}" for f in faults))
-        graph = Graph(cls.__name__, specs, _find_functions(cls), inspect.cleandoc(cls.__doc__) if cls.__doc__ else None)
-        cls._read_graph = (Workflow._version, graph)  # type: ignore[attr-defined]
-    return cast("Graph", graph)
+        return cast("Callable[..., Any]", find_steps(type(self))[name][0])
 
 
 def _check_options(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from greenroom.effects import Answer, Effect
 from greenroom.errors import StepCancelled
-from greenroom.facts import Answer, Effect
 from greenroom.waits import Wait
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from greenroom.facts import DeadLetter, Effect, Fact, Outcome, Responded, TimerKey
+from greenroom.effects import Effect
+from greenroom.facts import Fact, Responded, TimerKey
+from greenroom.outcome import DeadLetter, Outcome
 from greenroom.waits import Wait
 
 if TYPE_CHECKING:

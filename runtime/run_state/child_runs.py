@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from greenroom.effects import Answer, Effect, SetTimer
 from greenroom.errors import InputError, WorkflowCancelledByUser, WorkflowRuntimeError
 from greenroom.events import HumanResponseEvent
 from greenroom.facts import (
-    Answer,
     BecameQuiet,
     ChildAsked,
     ChildAwaited,
     ChildCancelAsked,
-    Effect,
     EventArrived,
     Fact,
     ForChild,
     Responded,
     RunResumed,
     RunStarted,
-    SetTimer,
     TimerFired,
     changes_nothing,
 )

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from greenroom.errors import InputAnsweredError, InputError
-from greenroom.facts import (
+from greenroom.effects import (
     Answer,
     CancelInvocation,
-    DeadLetter,
     DropTimer,
     Effect,
     Finish,
@@ -23,7 +21,9 @@ from greenroom.facts import (
     SetTimer,
     StartInvocation,
 )
+from greenroom.errors import InputAnsweredError, InputError
 from greenroom.invocation import Invocation
+from greenroom.outcome import DeadLetter
 from greenroom.run_state.child import Child
 from greenroom.run_state.notes import of_child
 from greenroom.waits import OpenInput

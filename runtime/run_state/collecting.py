@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from greenroom.buffers import CollectBuffer
 from greenroom.collect import Join
+from greenroom.effects import Answer, Effect
 from greenroom.events import CollectionReleaseEvent, Event
-from greenroom.facts import Answer, CollectAsked, Effect
+from greenroom.facts import CollectAsked
 from greenroom.invocation import Invocation
 from greenroom.lineage import FanOut, Gathered, Lineage, most, recoveries_of, with_recoveries
 from greenroom.run_state.answers import given_up

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from greenroom.effects import Answer, Effect, SetTimer
 from greenroom.errors import InputError
 from greenroom.events import Event, HumanResponseEvent, StopEvent
 from greenroom.facts import (
-    Answer,
-    Effect,
     EventArrived,
     EventSent,
     EventWritten,
     Finished,
-    Outcome,
     Recovered,
     Responded,
     RunResumed,
     RunStarted,
-    SetTimer,
 )
 from greenroom.graph import EventKind
 from greenroom.invocation import Invocation
 from greenroom.lineage import Lineage
+from greenroom.outcome import Outcome
 from greenroom.run_state.child_runs import answer_arrived, child_responded
 from greenroom.run_state.collecting import gather, open_fan_out, settle
 from greenroom.run_state.ending import end, forget_children, put_away, put_children_away

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from greenroom.effects import Answer, CancelInvocation, DropTimer, Effect, Finish, SetTimer
 from greenroom.errors import (
     ContextStateError,
     GreenroomError,
@@ -21,33 +22,27 @@ from greenroom.events import (
     WorkflowTimedOutEvent,
 )
 from greenroom.facts import (
-    Answer,
     Caller,
     CancelAsked,
-    CancelInvocation,
     ChildAsked,
     ChildAwaited,
     CollectAsked,
     Crashed,
     DrainAsked,
-    DropTimer,
-    Effect,
     EventArrived,
     EventSent,
     EventWritten,
     Fact,
-    Finish,
     Finished,
     ForChild,
     OnceAsked,
     OnceDone,
-    Outcome,
     Responded,
     RunStarted,
-    SetTimer,
     WaitAsked,
 )
 from greenroom.invocation import Invocation
+from greenroom.outcome import Outcome
 from greenroom.run_state.answers import answer_into, given_up
 from greenroom.run_state.child import Child
 from greenroom.run_state.children import close_child, lift

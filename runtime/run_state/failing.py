@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from greenroom.effects import CancelInvocation, Effect, SetTimer
 from greenroom.errors import StepTimeoutError
 from greenroom.events import StepFailedEvent
-from greenroom.facts import CancelInvocation, Effect, Failed, SetTimer
+from greenroom.facts import Failed
 from greenroom.invocation import Invocation
 from greenroom.lineage import recovered
 from greenroom.retry import RetryInfo, next_delay, retry_seed

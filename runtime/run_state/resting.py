@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from greenroom.effects import Effect
 from greenroom.errors import WorkflowStuckError
-from greenroom.events import WorkflowCancelledEvent, WorkflowIdleEvent
-from greenroom.facts import BecameQuiet, Effect, Outcome, describe_lack
+from greenroom.events import Event, WorkflowCancelledEvent, WorkflowIdleEvent
+from greenroom.facts import BecameQuiet
+from greenroom.outcome import Outcome
 from greenroom.run_state.child_runs import rest_children
 from greenroom.run_state.ending import end, fail
 
@@ -39,7 +42,7 @@ def describe_stuck(state: RunState) -> str:
         " takes an event that only somebody outside can send"
     ]
     for (step, buffer_id), buffer in state.buffers.items():
-        lack = f" and lacks {describe_lack(buffer.lacks)}" if buffer.lacks else ", enough, but nothing asked for them"
+        lack = f" and lacks {_describe_lack(buffer.lacks)}" if buffer.lacks else ", enough, but nothing asked for them"
         what = f"the collection '{buffer_id}' of step '{step}'" if isinstance(buffer_id, str) else f"the join '{step}'"
         lines.append(f"  - {what} holds {len(buffer.events)}{lack}")
     for event, _ in state.held[-5:]:
@@ -48,3 +51,8 @@ def describe_stuck(state: RunState) -> str:
         lines.append(f"  - {type(letter.event).__name__} was not taken: {letter.reason}")
     lines.append("return an event that leads to a stop event, or keep the run with Workflow(on_stuck='wait')")
     return "\n".join(lines)
+
+
+def _describe_lack(lacks: Mapping[type[Event], int]) -> str:
+    """Say what a collection lacks, such as `2 x Result, 1 x Query`."""
+    return ", ".join(f"{count} x {cls.__name__}" for cls, count in lacks.items())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from greenroom.effects import Answer, Effect
 from greenroom.facts import (
-    Answer,
     BecameQuiet,
     Caller,
     CancelAsked,
@@ -16,7 +16,6 @@ from greenroom.facts import (
     CollectAsked,
     Crashed,
     DrainAsked,
-    Effect,
     EventArrived,
     EventSent,
     EventWritten,

@@ -10,13 +10,15 @@ from collections import deque
 from typing import Any, Literal, cast
 
 from greenroom.buffers import BufferKey, CollectBuffer
+from greenroom.effects import Effect, Publish
 from greenroom.errors import ContextStateError, WorkflowCancelledByUser
 from greenroom.events import Event, StopEvent
-from greenroom.facts import Caller, DeadLetter, Effect, Fact, Outcome, Publish
+from greenroom.facts import Caller, Fact
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.lanes import Lane
 from greenroom.lineage import FanOut, Lineage
+from greenroom.outcome import DeadLetter, Outcome
 from greenroom.run_state.answers import answer_into
 from greenroom.run_state.child import Child
 from greenroom.run_state.ending import apply_after_end, mind_clock

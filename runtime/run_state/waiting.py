@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, cast
 
+from greenroom.effects import Answer, AskPerson, CancelInvocation, DropTimer, Effect, SetTimer
 from greenroom.errors import StepPassivated
 from greenroom.events import Event
-from greenroom.facts import (
-    Answer,
-    AskPerson,
-    CancelInvocation,
-    DropTimer,
-    Effect,
-    OnceAsked,
-    OnceDone,
-    PassivateAsked,
-    SetTimer,
-    WaitAsked,
-)
+from greenroom.facts import OnceAsked, OnceDone, PassivateAsked, WaitAsked
 from greenroom.invocation import Invocation
 from greenroom.lineage import Lineage
 from greenroom.run_state.answers import answer_to_wait, given_up

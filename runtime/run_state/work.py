@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from greenroom.effects import DropTimer, Effect, SetTimer, StartInvocation
 from greenroom.events import StepState
-from greenroom.facts import DropTimer, Effect, SetTimer, StartInvocation
 from greenroom.invocation import Invocation
 from greenroom.lanes import Lane
 from greenroom.run_state.answers import answer_to_wait

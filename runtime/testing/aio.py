@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from greenroom.context import ContextCore
+from greenroom.context_core import ContextCore
 from greenroom.events import Event, StartEvent
 from greenroom.testing.runner import DEFAULT_TIMEOUT, Answer, Trial, WorkflowTestResult
 from greenroom.workflow import Workflow

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from greenroom.actors.dispatcher import Timer
-    from greenroom.context import ContextCore
+    from greenroom.context_core import ContextCore
     from greenroom.handler import Handler
     from greenroom.workflow import Workflow
 

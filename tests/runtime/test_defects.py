@@ -27,7 +27,8 @@ from greenroom import (
     aio,
     step,
 )
-from greenroom.facts import CollectAsked, EventSent, Finished, RunStarted, StartInvocation
+from greenroom.effects import StartInvocation
+from greenroom.facts import CollectAsked, EventSent, Finished, RunStarted
 from greenroom.resources import Resource, Scope
 from greenroom.retry import retry_policy, stop_after_attempt, stop_after_delay, wait_fixed, wait_none
 from greenroom.testing import SeededRuntime, explore

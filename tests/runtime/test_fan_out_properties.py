@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from greenroom.collect import All, Collect, Join, Take
 from greenroom.document import read_document, take_document
+from greenroom.effects import StartInvocation
 from greenroom.events import (
     CollectionReleaseEvent,
     Event,
@@ -26,7 +27,7 @@ from greenroom.events import (
     StepFailedEvent,
     StopEvent,
 )
-from greenroom.facts import CancelAsked, PassivateAsked, Responded, RunResumed, StartInvocation, WaitAsked
+from greenroom.facts import CancelAsked, PassivateAsked, Responded, RunResumed, WaitAsked
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.lineage import Lineage

@@ -10,7 +10,8 @@ import pytest
 
 from greenroom import Workflow
 from greenroom.checkpoint import dump_checkpoint, load_checkpoint
-from greenroom.facts import Recovered, StartInvocation
+from greenroom.effects import StartInvocation
+from greenroom.facts import Recovered
 from greenroom.journal import encode_fact, is_recorded, pack_record, replay
 from greenroom.named import graphs_named_by, registry_for
 from greenroom.run_state import RunState

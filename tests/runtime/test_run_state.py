@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from greenroom.effects import CancelInvocation, Finish, Publish, SetTimer, StartInvocation
 from greenroom.errors import (
     ContextStateError,
     RuntimeShutdownError,
@@ -35,7 +36,6 @@ from greenroom.events import (
 from greenroom.facts import (
     Caller,
     CancelAsked,
-    CancelInvocation,
     CollectAsked,
     Crashed,
     DrainAsked,
@@ -43,13 +43,9 @@ from greenroom.facts import (
     EventSent,
     EventWritten,
     Failed,
-    Finish,
     Finished,
-    Publish,
     RunResumed,
     RunStarted,
-    SetTimer,
-    StartInvocation,
     TimerFired,
 )
 from greenroom.graph import Graph

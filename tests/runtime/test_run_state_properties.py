@@ -16,20 +16,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from greenroom.effects import Answer, Effect, StartInvocation
 from greenroom.errors import RuntimeShutdownError, StepCancelled, WorkflowStuckError
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
 from greenroom.facts import (
-    Answer,
     Caller,
     CancelAsked,
     CollectAsked,
     Crashed,
     DrainAsked,
-    Effect,
     EventArrived,
     Fact,
     RunResumed,
-    StartInvocation,
     TimerFired,
 )
 from greenroom.graph import Graph

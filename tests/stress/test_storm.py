@@ -35,8 +35,8 @@ from greenroom import (
 )
 from greenroom import aio as greenroom_aio
 from greenroom.actors.supervisor import Inspect
+from greenroom.effects import StartInvocation
 from greenroom.errors import RuntimeShutdownError
-from greenroom.facts import StartInvocation
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.run_state import RunState
 from tests.support.waiting import wait_until

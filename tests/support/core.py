@@ -7,35 +7,37 @@ from datetime import UTC, datetime
 from typing import Any
 
 from greenroom.collect import Gather
+from greenroom.effects import (
+    Answer,
+    CancelInvocation,
+    DropTimer,
+    Effect,
+    Finish,
+    FromChild,
+    Publish,
+    SetTimer,
+    StartInvocation,
+)
 from greenroom.events import Event, StopEvent
 from greenroom.facts import (
-    Answer,
     BecameQuiet,
-    CancelInvocation,
     ChildAsked,
     ChildAwaited,
     ChildCancelAsked,
     CollectAsked,
-    DropTimer,
-    Effect,
     EventArrived,
     EventSent,
     EventWritten,
     Fact,
     Failed,
-    Finish,
     Finished,
     ForChild,
-    FromChild,
-    Outcome,
-    Publish,
     RunStarted,
-    SetTimer,
-    StartInvocation,
     TimerFired,
     TimerKey,
 )
 from greenroom.graph import Graph
+from greenroom.outcome import Outcome
 from greenroom.retry import RetryPolicy
 from greenroom.run_state import RunState
 from greenroom.steps import Catch, StepOptions, StepSpec
