@@ -456,7 +456,7 @@ def test_d15_the_timeout_of_the_parent_counts_the_work_of_its_children_and_ends_
             return StopEvent(result=await flow(ctx.run(child(began, told)).result()))
 
     with pytest.raises(WorkflowTimeoutError, match=f"Currently active steps: {child.__name__}.work"):
-        Parent(timeout=0.2).run().result(DEADLINE)
+        Parent(timeout=0.6).run().result(DEADLINE)
     assert told.wait(DEADLINE)
 
 
