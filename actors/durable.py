@@ -54,18 +54,18 @@ from greenroom.run_state import RunState, failed_outcome
 from greenroom.state import StoreCall
 from greenroom.stores import Commit, InputRow
 
-__all__ = ["Begin", "DurableSupervisor", "FromInbox", "LeaseDoubted", "Ledger", "Recorded"]
+__all__ = ["Begin", "DurableSupervisor", "FromInbox", "Kept", "LeaseDoubted", "Ledger", "Recorded"]
 
 logger = logging.getLogger("greenroom.journal")
 
 CHECKPOINT_BYTES = 64 * 1024
 IDLE = ("idle",)
-_AWAITED = (EventArrived, Responded, OnceDone)
+_AWAITED = frozenset({EventArrived, Responded, OnceDone})
 
 
 def _is_awaited(fact: Fact) -> bool:
     """Return whether whoever told a fact waits for its commit."""
-    return isinstance(fact.fact if isinstance(fact, ForChild) else fact, _AWAITED)
+    return type(fact.fact if isinstance(fact, ForChild) else fact) in _AWAITED
 
 
 class Recorded(NamedTuple):
@@ -96,6 +96,20 @@ class FromInbox(NamedTuple):
 
     fact: Fact
     entry: int
+
+
+class Kept(NamedTuple):
+    """How a run is kept in the store.
+
+    Attributes:
+        registry: The classes whose instances the run may contain.
+        fence: Tells its owner from those before.
+        next_seq: The number of the next record of its journal.
+    """
+
+    registry: TypeRegistry
+    fence: int
+    next_seq: int
 
 
 class Ledger(Protocol):
@@ -129,7 +143,7 @@ class JournalingRef(Ref):
     def tell(self, message: Any) -> None:
         """Send a fact. What a step has returned and cannot be encoded is the step's failure."""
         try:
-            super().tell(self._recorded(message))
+            self.actor.put(self._recorded(message))
         except ContextSerdeError as error:
             fact = message.fact if type(message) is ForChild else message
             if type(fact) is not Finished:
@@ -147,14 +161,11 @@ class JournalingRef(Ref):
         self.actor.put(recorded if reply is None else Envelope(recorded, reply_to=reply))
 
     def _recorded(self, message: Any) -> Any:
-        if isinstance(message, _NO_FACTS) or not is_recorded(message):
-            return message
-        return Recorded(message, encode_fact(message, self._registry))
+        return Recorded(message, encode_fact(message, self._registry)) if is_recorded(message) else message
 
 
-_NO_FACTS = (Inspect, tuple)  # messages of ours that are no facts are named tuples
 _FROM_OUTSIDE = (EventArrived, Responded, StoreCall)
-_MAY_SET_RETRIES = (Failed, TimerFired, Recovered, RunResumed)
+_MAY_SET_RETRIES = frozenset({Failed, TimerFired, Recovered, RunResumed})
 
 
 class DurableSupervisor(RunSupervisor):
@@ -172,9 +183,7 @@ class DurableSupervisor(RunSupervisor):
         variables: Variables,
         parking: Parking,
         ledger: Ledger,
-        registry: TypeRegistry,
-        fence: int,
-        next_seq: int,
+        kept: Kept,
     ) -> None:
         """Make the actor.
 
@@ -185,15 +194,11 @@ class DurableSupervisor(RunSupervisor):
             variables: The context variables of whoever called `run()`.
             parking: Where bodies that wait are counted.
             ledger: The place where the run is kept.
-            registry: The classes whose instances the run may contain.
-            fence: Tells this owner of the run from those before.
-            next_seq: The number of the next record of its journal.
+            kept: How it is kept there.
         """
         super().__init__(dispatcher, state, functions, variables, parking)
         self._ledger = ledger
-        self._registry = registry
-        self._fence = fence
-        self._next_seq = next_seq
+        self._registry, self._fence, self._next_seq = kept
         self._now = lambda: dispatcher.now() + ledger.offset
         self._clock_offset = ledger.offset
         self._data: bytes | None = None  # the bytes of the fact that is being taken in, if its sender has made them
@@ -321,35 +326,36 @@ class DurableSupervisor(RunSupervisor):
 
     def _apply(self, fact: Fact) -> None:
         data, self._data = self._data, None
-        state, now = self._state, self._now()
         known, self._is_known = self._is_known, False
-        recorded = not (known or self._detached or state.outcome is not None) and is_recorded(fact)
-        if recorded and data is None and type(fact) is not BecameQuiet:
+        now, kind = self._now(), type(fact)
+        is_news = not (known or self._detached or self._state.outcome is not None)
+        if not is_news:
+            data = None
+        elif data is None and kind is not BecameQuiet and is_recorded(fact):
             data = encode_fact(fact, self._registry)
         effects = self._take(fact, now)
-        if isinstance(fact, _MAY_SET_RETRIES):
+        if kind in _MAY_SET_RETRIES:
             self._count_retries(fact, effects)
-        if type(fact) is BecameQuiet:
+        elif kind is BecameQuiet:
             if self._shutdown is not None and not effects:
                 self._end_here(self._shutdown, at_once=False)
                 return
             self._mind_idleness(now)
             if not effects:
                 return
-            data = encode_fact(fact, self._registry) if recorded else None
-        if recorded and data is not None:
+            data = encode_fact(fact, self._registry) if is_news else None
+        if data is not None:
             record = pack_record(now, data)
             self._records.append(record)
             self._journal_bytes += len(record)
             self._urgent = self._urgent or _is_awaited(fact)
-            self._note(effects, now)
-        if known:
-            self._note(effects, now)
+        if data is not None or known:
+            self._note(effects)
         asked = fact.fact if type(fact) is ForChild else fact
         if type(asked) is OnceAsked and (self._is_doubted or not self._ledger.holds_lease()):
             # What is done once is not begun by a process that was suspended while another took the run over.
             self._asks_store = not self._detached
-        if self._detached or not (recorded or self._asks_store or self._turn_effects or self._held):
+        if self._detached or not (data is not None or self._asks_store or self._turn_effects or self._held):
             self._obey(effects)
         elif type(asked) is CollectAsked:
             # A coroutine asks it without awaiting, and a loop must not block. What the step then does by its context is
@@ -378,7 +384,7 @@ class DurableSupervisor(RunSupervisor):
             return state.is_quiet
         return len(state.invocations) == state.parked + self._retrying
 
-    def _note(self, effects: list[Effect], now: float) -> None:
+    def _note(self, effects: list[Effect]) -> None:
         """Note what the store is to know of what follows from a fact."""
         for effect in effects:
             if type(effect) is Publish:
@@ -427,7 +433,7 @@ class DurableSupervisor(RunSupervisor):
         self._held.append(effects)
         urgent = self._ledger.is_sync or self._urgent or self._asks_store
         self._urgent = self._asks_store = False
-        self._ledger.journal.tell(CommitAsked(self.actor_ref, commit, urgent))
+        self._ledger.journal.tell(CommitAsked(self, commit, urgent))
 
     def _take_checkpoint(self) -> tuple[int, bytes]:
         data = dump_checkpoint(self._state, self._now(), self._registry)
@@ -436,7 +442,10 @@ class DurableSupervisor(RunSupervisor):
 
     def _newly_closed(self) -> list[tuple[str, str]]:
         closed = self._state.inputs.closed
-        count, self._closed_known = len(closed) - self._closed_known, len(closed)
+        count = len(closed) - self._closed_known
+        if not count:
+            return []
+        self._closed_known = len(closed)
         newest = [(input_id, str(how)) for input_id, how in islice(reversed(closed.items()), count)]
         return newest[::-1]
 
@@ -475,7 +484,7 @@ class DurableSupervisor(RunSupervisor):
             state.run_id, self._fence, snapshot=self._take_checkpoint(), release=True, wake_at=state.next_due()
         )
         self._held.append([])
-        self._ledger.journal.tell(CommitAsked(self.actor_ref, commit, True))
+        self._ledger.journal.tell(CommitAsked(self, commit, True))
 
     def _defer(self, message: Any, reply: Reply | None) -> None:
         """Keep what comes for a run that rests, for the supervisor that it is woken with."""
@@ -519,7 +528,7 @@ class DurableSupervisor(RunSupervisor):
         if state.outcome is None:
             wake_at = state.next_due() if self._only_waits and self._begun else 0.0
             commit = Commit(state.run_id, self._fence, release=True, wake_at=wake_at)
-            self._ledger.journal.tell(CommitAsked(self.actor_ref, commit, True))
+            self._ledger.journal.tell(CommitAsked(self, commit, True))
             self._held.append([])
         self._let_go(error)
 

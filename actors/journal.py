@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from greenroom.actors.base import PooledActor, Ref, Reply
+from greenroom.actors.base import PooledActor, Reply
 from greenroom.actors.dispatcher import Dispatcher, Timer, Unlimited
+from greenroom.actors.mailbox import Mailbox
 from greenroom.errors import StoreError
 from greenroom.stores import Commit, RunStore
 
@@ -27,18 +28,21 @@ class CommitAsked(NamedTuple):
     """A supervisor wants something committed. Answered with `Committed` or `Refused`, in the order asked.
 
     Attributes:
-        ref: Who asks.
+        asker: Who asks.
         commit: What.
         urgent: Whether somebody waits for it. What nobody waits for may be gathered for longer.
     """
 
-    ref: Ref
+    asker: Mailbox
     commit: Commit
     urgent: bool
 
 
 class Committed(NamedTuple):
     """The oldest commit of a supervisor that was not answered yet is done."""
+
+
+_COMMITTED = Committed()
 
 
 class Refused(NamedTuple):
@@ -51,37 +55,39 @@ class Flush(NamedTuple):
     """Asks to be answered when all that was asked before is committed."""
 
 
-class _Flushed(NamedTuple):
-    batch: list[CommitAsked]
-    results: list[StoreError | None] | None
-    error: BaseException | None
-
-
 class _FlushDue(NamedTuple):
     pass
 
 
 class _Transaction(Unlimited):
-    """A group commit. It is reported after the body, so that what follows from it may stay on the thread."""
+    """A group commit, and then the message that it has ended.
+
+    It is reported after the body, so that what follows from it may stay on the thread.
+
+    Attributes:
+        batch: What to commit.
+        results: Why each was refused, or None; itself None if the store has failed.
+        error: How the store has failed.
+    """
 
     label = "greenroom-journal"
 
-    def __init__(self, ref: Ref, store: RunStore, batch: list[CommitAsked]) -> None:
-        super().__init__(self._commit)
-        self._ref = ref
+    def __init__(self, journal: JournalActor, store: RunStore, batch: list[CommitAsked]) -> None:
+        self._journal = journal
         self._store = store
-        self._end = _Flushed(batch, None, None)
+        self.batch = batch
+        self.results: list[StoreError | None] | None = None
+        self.error: BaseException | None = None
 
-    def _commit(self) -> None:
-        batch = self._end.batch
+    def run(self) -> None:
         try:
-            self._end = _Flushed(batch, self._store.commit([asked.commit for asked in batch]), None)
+            self.results = self._store.commit([asked.commit for asked in self.batch])
         except BaseException as error:
             # The journal tries again.
-            self._end = _Flushed(batch, None, error)
+            self.error = error
 
     def report(self) -> None:
-        self._ref.tell(self._end)
+        self._journal.put(self)
 
 
 class JournalActor(PooledActor):
@@ -111,7 +117,7 @@ class JournalActor(PooledActor):
         if type(message) is CommitAsked:
             self._waiting.append(message)
             self._urgent = self._urgent or message.urgent
-        elif type(message) is _Flushed:
+        elif type(message) is _Transaction:
             self._take_end(message)
         else:
             self._timer = None
@@ -143,9 +149,9 @@ class JournalActor(PooledActor):
     def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
         self._flushing, self._urgent = True, bool(self._waiters)
-        self.dispatcher.execute(_Transaction(self.actor_ref, self._store, batch))
+        self.dispatcher.execute(_Transaction(self, self._store, batch))
 
-    def _take_end(self, end: _Flushed) -> None:
+    def _take_end(self, end: _Transaction) -> None:
         self._flushing = False
         if end.results is None:
             # The runs wait where they are: nothing that follows from what is not committed has been done.
@@ -166,7 +172,7 @@ class JournalActor(PooledActor):
             logger.warning("the store commits again")
             self._failures = 0
         for asked, error in zip(end.batch, end.results, strict=True):
-            asked.ref.tell_control(Committed() if error is None else Refused(error))
+            asked.asker.put_control(_COMMITTED if error is None else Refused(error))
 
     def _set_timer(self, seconds: float) -> None:
         self._timer = self.dispatcher.set_timer(self.dispatcher.now() + seconds, self.actor_ref, _FlushDue())

@@ -25,7 +25,7 @@ from greenroom.events import (
 from greenroom.fan_out import Levels
 from greenroom.steps import GRAPH_CHECKS, StepSpec
 
-__all__ = ["EventKind", "Graph"]
+__all__ = ["EventKind", "Graph", "GraphOwner"]
 
 
 class EventKind(Enum):
@@ -385,3 +385,18 @@ def _names(classes: Iterable[type]) -> str:
 
 def _steps(names: list[str]) -> str:
     return ("step " if len(names) == 1 else "steps ") + ", ".join(f"'{name}'" for name in names)
+
+
+class GraphOwner:
+    """Base of all workflows, by which modules below them know one: no code of a value runs when its class is asked."""
+
+    _graph: Graph
+
+    @classmethod
+    def _class_graph(cls) -> Graph:
+        """Return the graph of the class.
+
+        Raises:
+            WorkflowValidationError: If its steps make none.
+        """
+        raise NotImplementedError

@@ -81,17 +81,22 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     BecameQuiet: (),
     StoreCall: ("method", "arguments", "owner"),
 }
+# The kinds whose fields are written as they are.
+_PLAIN = frozenset(
+    {RunStarted, EventArrived, EventSent, EventWritten, Finished, Failed, OnceDone, Responded, TimerFired}
+)
 GONE: Any = object()  # stands for those who ran the steps of a child, in the process that is no more
 _KINDS = {kind.__name__: kind for kind in _FIELDS}
 
 
-def is_recorded(fact: Fact) -> bool:
-    """Return whether a fact changes the run, so that the journal must have it."""
-    if isinstance(fact, StoreCall):
-        return not fact.is_read
-    if isinstance(fact, ForChild):
-        return is_recorded(fact.fact)
-    return type(fact) in _FIELDS
+def is_recorded(message: object) -> bool:
+    """Return whether a message is a fact that changes the run, so that the journal must have it."""
+    kind = type(message)
+    if kind is StoreCall:
+        return not message.is_read  # type: ignore[attr-defined]
+    if kind is ForChild:
+        return is_recorded(message.fact)  # type: ignore[attr-defined]
+    return kind in _FIELDS
 
 
 def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:
@@ -103,7 +108,9 @@ def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:
     kind = type(fact)
     if isinstance(fact, ForChild):
         return encode([kind.__name__, list(fact.path), encode_fact(fact.fact, registry)], registry)
-    values = [_written(fact, name, getattr(fact, name), registry) for name in _FIELDS[kind]]
+    values = [getattr(fact, name) for name in _FIELDS[kind]]
+    if kind not in _PLAIN:
+        values = [_written(fact, name, value, registry) for name, value in zip(_FIELDS[kind], values, strict=True)]
     try:
         return encode([kind.__name__, *values], registry)
     except ContextSerdeError:

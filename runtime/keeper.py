@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenroom.actors.base import Ref, Reply
 from greenroom.actors.dispatcher import Unlimited
-from greenroom.actors.durable import DurableSupervisor, FromInbox, JournalingRef, LeaseDoubted
+from greenroom.actors.durable import DurableSupervisor, FromInbox, JournalingRef, Kept, LeaseDoubted
 from greenroom.actors.journal import Flush, JournalActor
 from greenroom.actors.root import RunEnded
 from greenroom.actors.ticker import Ticker, TickNow
@@ -134,7 +134,14 @@ class RunKeeper:
         """Note a workflow, so that its runs can be found by name."""
         self._workflows.setdefault(workflow.workflow_name, workflow)
 
-    def make(self, workflow: Workflow, handler: Handler, state: RunState, beginning: RunStarted | RunResumed) -> None:
+    def make(
+        self,
+        workflow: Workflow,
+        handler: Handler,
+        state: RunState,
+        beginning: RunStarted | RunResumed,
+        registry: TypeRegistry,
+    ) -> None:
         """Make a run in the store, with its first fact, and enter it among those at work.
 
         Raises:
@@ -143,7 +150,7 @@ class RunKeeper:
             StoreError: If the store failed. The run does not begin.
         """
         self.know(workflow)
-        registry, now = registry_of(workflow), self.now()
+        now = self.now()
         commit = Commit(
             state.run_id,
             FIRST_FENCE,
@@ -358,7 +365,7 @@ class RunKeeper:
         # It may be at rest again before the call is over.
         self._at_rest.pop(row.run_id, None)
         try:
-            handler = workflow._go_on(self._runtime, recovery, fence, row.next_seq, kept, missed)
+            handler = workflow._go_on(self._runtime, recovery, Kept(registry, fence, row.next_seq), kept, missed)
         except BaseException:
             if kept is not None:
                 self._at_rest[row.run_id] = kept

@@ -6,7 +6,6 @@ Code names a class by its name or through a closure. A workflow is also named by
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
@@ -29,7 +28,7 @@ from greenroom.events import (
     WorkflowFailedEvent,
     WorkflowTimedOutEvent,
 )
-from greenroom.graph import Graph
+from greenroom.graph import Graph, GraphOwner
 from greenroom.state import DictState
 
 __all__ = ["graph_of", "graphs_named_by", "graphs_named_in", "names_in", "registry_for", "registry_of"]
@@ -98,15 +97,13 @@ def graph_of(value: Any) -> Graph | None:
     No code of the value runs: a proxy, as web frameworks have them, may raise whatever is asked of it.
     """
     if not _is_class(value):
-        graph = inspect.getattr_static(value, "_graph", None)
-        return graph if type(graph) is Graph else None
-    if not isinstance(inspect.getattr_static(value, "_class_graph", None), classmethod):
+        return vars(value).get("_graph") if issubclass(type(value), GraphOwner) else None
+    if not issubclass(value, GraphOwner):
         return None
     try:
-        graph = value._class_graph()
+        return value._class_graph()
     except WorkflowValidationError:
         return None  # A base without steps of its own; nothing can run it.
-    return graph if type(graph) is Graph else None
 
 
 def _is_class(value: Any) -> TypeGuard[type[Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import ValidationError
 
-from greenroom.actors.durable import Begin, DurableSupervisor
+from greenroom.actors.durable import Begin, DurableSupervisor, Kept
 from greenroom.actors.observed import ObservedDurableSupervisor, ObservedSupervisor
 from greenroom.actors.resources import RunResources
 from greenroom.actors.root import RunAdmitted
@@ -27,7 +27,7 @@ from greenroom.errors import (
 )
 from greenroom.events import Event, StartEvent, StopEvent
 from greenroom.facts import CancelAsked, Inspect, Outcome, Recovered, RunResumed, RunStarted
-from greenroom.graph import Graph, check_names
+from greenroom.graph import Graph, GraphOwner, check_names
 from greenroom.handler import Handler, RunLink
 from greenroom.keeper import RunKeeper
 from greenroom.logging import run_log
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Workflow"]
 
 
-class Workflow:
+class Workflow(GraphOwner):
     """Base of all workflows. Its `@step` methods take events and return events.
 
     A workflow may be run any number of times, from any thread, also at once; the runs share its attributes.
@@ -320,7 +320,8 @@ class Workflow:
 
     def _begin(self, runtime: Runtime, state: RunState, beginning: RunStarted | RunResumed, ctx: Any) -> Handler:
         keeper, run_id = runtime.keeper, state.run_id
-        supervisor = self._make_supervisor(runtime, state)
+        kept = None if keeper is None else Kept(registry_of(self), FIRST_FENCE, 1)
+        supervisor = self._make_supervisor(runtime, state, kept)
         link = RunLink(self, run_id, runtime, supervisor.actor_ref)
         handler = self._handler_class(
             link,
@@ -332,10 +333,10 @@ class Workflow:
             handler.ctx = ctx
         begins: Any = beginning
         try:
-            if keeper is not None:
+            if keeper is not None and kept is not None:
                 begins = Begin(beginning, late=self._num_concurrent_runs is not None)
                 try:
-                    keeper.make(self, handler, state, beginning)  # pyright: ignore[reportArgumentType]
+                    keeper.make(self, handler, state, beginning, kept.registry)  # pyright: ignore[reportArgumentType]
                 except RunExistsError:
                     if ctx is not None:
                         raise _id_taken(run_id) from None
@@ -362,20 +363,17 @@ class Workflow:
         self._let_begin(runtime, handler, supervisor, begins)
         return handler
 
-    def _make_supervisor(
-        self, runtime: Runtime, state: RunState, fence: int = FIRST_FENCE, next_seq: int = 1
-    ) -> RunSupervisor:
+    def _make_supervisor(self, runtime: Runtime, state: RunState, kept: Kept | None) -> RunSupervisor:
         parts = (runtime.dispatcher, state, self.function_of, contextvars.copy_context(), runtime.parking)
         observers, keeper = self._observers(runtime), runtime.keeper
         supervisor: RunSupervisor
-        if keeper is None:
+        if keeper is None or kept is None:
             supervisor = ObservedSupervisor(observers, *parts) if observers else RunSupervisor(*parts)
         else:
-            kept = (keeper, registry_of(self), fence, next_seq)
             if observers:
-                supervisor = ObservedDurableSupervisor(observers, *parts, *kept)
+                supervisor = ObservedDurableSupervisor(observers, *parts, keeper, kept)
             else:
-                supervisor = DurableSupervisor(*parts, *kept)
+                supervisor = DurableSupervisor(*parts, keeper, kept)
         supervisor.provide(self.wanted_resources, partial(_resources_in, runtime))
         return supervisor
 
@@ -392,8 +390,7 @@ class Workflow:
         self,
         runtime: Runtime,
         recovery: Recovery,
-        fence: int,
-        next_seq: int,
+        kept: Kept,
         handler: Handler | None,
         missed: list[Event],
     ) -> Handler:
@@ -403,7 +400,7 @@ class Workflow:
             RuntimeShutdownError: If the runtime is being shut down. The run is left where it is.
         """
         state = recovery.state
-        supervisor, kept = self._make_supervisor(runtime, state, fence, next_seq), handler
+        supervisor, was_known = self._make_supervisor(runtime, state, kept), handler is not None
         if recovery.has_moved and isinstance(supervisor, DurableSupervisor):
             supervisor.checkpoint_first()
         if handler is None:
@@ -417,8 +414,8 @@ class Workflow:
         except RuntimeShutdownError:
             runtime.runs.pop(state.run_id, None)
             raise
-        if kept is not None:
-            kept.come_back(supervisor, missed)
+        if was_known:
+            handler.come_back(supervisor, missed)
         if state.origin != state.run_id:
             handler.origin = state.origin
             runtime.enter_resumed(handler)

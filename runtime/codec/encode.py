@@ -53,7 +53,8 @@ class Encoder:
             self._hide = True
             self._once.clear()
             data = self._pack(value)
-        wire.check_structure(data)
+        if len(data) > wire.MAX_DEPTH:  # a level takes a byte at least
+            wire.check_structure(data)
         return data
 
     def explode(self, value: Any) -> object:
@@ -63,31 +64,36 @@ class Encoder:
             ContextSerdeError: If a document cannot hold it. The message is for a path to stand in front of.
         """
         cls = type(value)
-        if (record := self._records.get(cls)) is not None:
+        if (record := self._records.get(cls) or self._record_of(cls)) is not None:
             tag, recipe = record
             meta, fields = recipe.take(value)
             self._insides += (meta, fields)
             return {tag: meta, **fields}
         if (scalar := BY_TYPE.get(cls)) is not None:
-            return _tag(scalar.code, scalar.to_text(value))
+            return wire.tag(scalar.code, scalar.to_text(value))
         if (holder := _HOLDERS.get(cls)) is not None:
             code, contents_of = holder
             contents = contents_of(self, value)
             self._insides.append(contents)
-            return {_tag(code): contents}
-        name, new_recipe = self._registry.name_of(cls), self._registry.recipe_of(cls)
-        if name is not None and new_recipe is not None:
-            self._records[cls] = _tag(wire.RECORD, name), new_recipe
-            return self.explode(value)
+            return {wire.tag(code): contents}
+        name = self._registry.name_of(cls)
         if name is not None and isinstance(value, Enum):
-            return _tag(wire.ENUM, f"{name}\n{_member(value)}")
+            return wire.tag(wire.ENUM, f"{name}\n{_member(value)}")
         if isinstance(value, type):
-            return _tag(wire.CLASS, self._name_of(value))
+            return wire.tag(wire.CLASS, self._name_of(value))
         if isinstance(value, BaseException):
             name, known = exceptions.take(value, self._registry, self._encodable)
             self._insides.append(known)
-            return {_tag(wire.EXCEPTION, name): None, **known}
+            return {wire.tag(wire.EXCEPTION, name): None, **known}
         raise ContextSerdeError(_reason(cls))
+
+    def _record_of(self, cls: type[Any]) -> tuple[ExtType, Recipe] | None:
+        """Return how instances of a class begin and are taken apart, or None if they are no records."""
+        entry = self._registry.entry_of(cls)
+        if entry is None or entry.recipe is None:
+            return None
+        record = self._records[cls] = entry.tag, entry.recipe
+        return record
 
     def _name_of(self, cls: type[Any]) -> str:
         """Return the name of a class that is itself a value."""
@@ -153,10 +159,6 @@ _HOLDERS: dict[type, tuple[int, Callable[[Encoder, Any], object]]] = {
     bytearray: (wire.BYTEARRAY, lambda _, value: bytes(value)),
     complex: (wire.COMPLEX, lambda _, value: [value.real, value.imag]),
 }
-
-
-def _tag(code: int, text: str = "") -> ExtType:
-    return ExtType(code, text.encode("utf-8", "surrogatepass"))
 
 
 def _member(value: Enum) -> str:

@@ -3,8 +3,11 @@
 import builtins
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
+from msgpack import ExtType
+
+from greenroom.codec import wire
 from greenroom.codec.records import Recipe, recipe_for
 from greenroom.errors import ContextSerdeError
 
@@ -20,6 +23,20 @@ _BUILTIN_EXCEPTIONS = {
 def default_name(cls: type[Any]) -> str:
     """Return `module:qualname`, the name under which a class is written unless it was registered under another."""
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+class Entry(NamedTuple):
+    """What is known of a registered class.
+
+    Attributes:
+        name: The name under which it is written.
+        recipe: How its instances are taken apart, or None for exceptions and enums.
+        tag: What leads an instance that is a record.
+    """
+
+    name: str
+    recipe: Recipe | None
+    tag: ExtType
 
 
 class TypeRegistry:
@@ -47,7 +64,7 @@ class TypeRegistry:
     def __init__(self, classes: Iterable[type[Any]] = (), *, parent: "TypeRegistry | None" = None) -> None:
         self._parent = parent
         self._classes: dict[str, type[Any]] = {}
-        self._entries: dict[type[Any], tuple[str, Recipe | None]] = {}
+        self._entries: dict[type[Any], Entry] = {}
         self._former: dict[str, type[Any]] = {}
         self._renamed: dict[str, type[Any]] = {}  # by their default names, which no document has them under
         for cls in classes:
@@ -99,7 +116,7 @@ class TypeRegistry:
                 f"{cls!r} cannot be registered: it is not a pydantic model, dataclass, named tuple, enum or exception. "
                 f"Make it a dataclass."
             )
-        self._entries[cls] = (name, recipe)
+        self._entries[cls] = Entry(name, recipe, wire.tag(wire.RECORD, name))
         self._classes[name] = cls
         if name != default_name(cls):
             self._renamed[default_name(cls)] = cls
@@ -141,20 +158,21 @@ class TypeRegistry:
 
     def name_of(self, cls: type[Any]) -> str | None:
         """Return the name under which a class is written, or None if it is not registered."""
-        entry = self._entry(cls)
-        return entry[0] if entry else None
+        entry = self.entry_of(cls)
+        return entry.name if entry else None
 
     def recipe_of(self, cls: type[Any]) -> Recipe | None:
         """Return how instances of a registered record class are taken apart, or None for any other class."""
-        entry = self._entry(cls)
-        return entry[1] if entry else None
+        entry = self.entry_of(cls)
+        return entry.recipe if entry else None
 
-    def _entry(self, cls: type[Any]) -> tuple[str, Recipe | None] | None:
+    def entry_of(self, cls: type[Any]) -> Entry | None:
+        """Return what is known of a class, or None if it is not registered."""
         entry = self._entries.get(cls)
-        return self._parent._entry(cls) if entry is None and self._parent is not None else entry
+        return self._parent.entry_of(cls) if entry is None and self._parent is not None else entry
 
     def __contains__(self, cls: object) -> bool:
-        return isinstance(cls, type) and self._entry(cls) is not None
+        return isinstance(cls, type) and self.entry_of(cls) is not None
 
 
 global_registry = TypeRegistry()

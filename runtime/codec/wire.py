@@ -11,7 +11,7 @@ whose payload is UTF-8 text:
 User values never contain extensions (the encoder refuses them), so a tag cannot be forged from inside a value.
 """
 
-from msgpack import Unpacker, exceptions
+from msgpack import ExtType, Unpacker, exceptions
 
 from greenroom.errors import ContextSerdeError
 
@@ -55,6 +55,11 @@ OBJECTS = frozenset({RECORD, EXCEPTION})
 # of a document use up all of it but MAX_DEPTH. The pure-Python parser has Python's recursion limit instead.
 _STACK = 1024
 _FILL = b"\x91" * (_STACK - MAX_DEPTH) if Unpacker.__module__ == "msgpack._cmsgpack" else b""
+
+
+def tag(code: int, text: str = "") -> ExtType:
+    """Return the extension that leads a value of a kind, or is it."""
+    return ExtType(code, text.encode("utf-8", "surrogatepass"))
 
 
 def check_structure(data: bytes) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from greenroom.errors import StoreError, StoreUnavailableError
 from greenroom.stores.forks import at_fork
-from greenroom.stores.sqlite_errors import translated
+from greenroom.stores.sqlite_errors import translated, translation
 from greenroom.stores.sqlite_schema import check_version
 
 __all__ = ["Connections"]
@@ -29,7 +29,6 @@ _logger = logging.getLogger("greenroom.stores")
 _IDLE_READERS = 4
 # The size in bytes at which SQLite tries to begin the WAL file anew, and that it keeps then. Each time costs an fsync.
 _WAL_LIMIT = 16 * 1024 * 1024
-_PAGE_SIZE = 4096
 # Write transactions between two looks at the size of the WAL file.
 _LOOK_EVERY = 256
 
@@ -71,15 +70,13 @@ class Connections:
         Args:
             remembers: Whether the writer keeps what it remembers up to date with what it writes.
         """
-        with self._writing, translated(self._path):
-            connection = self._writer
-            if connection is None:
-                self._check_open()
-                connection = self._writer = self._connect()
-                self._data_version = None
+        # A generator, in spite of what it costs: wherever an interrupt strikes, it is closed and gives the lock back.
+        with self._writing:
             if not remembers:
                 self.generation += 1
+            connection = None
             try:
+                connection = self._writer or self._open_writer()
                 connection.execute("BEGIN IMMEDIATE")
                 # Another number if any other connection has written: it may have migrated the file, or taken runs over.
                 (data_version,) = connection.execute("PRAGMA data_version").fetchone()
@@ -90,11 +87,20 @@ class Connections:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException as exception:
-                self._give_up(connection, exception)
+                if connection is not None:
+                    self._give_up(connection, exception)
+                if isinstance(exception, sqlite3.Error | OSError):
+                    raise translation(self._path, exception) from exception
                 raise
             self._transactions += 1
             if self._transactions % _LOOK_EVERY == 0:
                 self._bound_wal(connection)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        self._check_open()
+        connection = self._writer = self._connect()
+        self._data_version = None
+        return connection
 
     def _give_up(self, connection: sqlite3.Connection, exception: BaseException) -> None:
         """Leave nothing half done. A connection that SQLite has complained about is not trusted again."""
@@ -188,7 +194,8 @@ class Connections:
         try:
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_LIMIT // _PAGE_SIZE}")
+            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_LIMIT // page_size}")
         except BaseException:
             connection.close()
             raise

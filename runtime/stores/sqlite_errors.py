@@ -17,7 +17,7 @@ from greenroom.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["translated"]
+__all__ = ["translated", "translation"]
 
 
 @contextmanager
@@ -25,10 +25,15 @@ def translated(path: Path) -> Iterator[None]:
     """Raise what SQLite raises as an error of ours that says what to do."""
     try:
         yield
-    except sqlite3.Error as exception:
-        raise _error(path, exception) from exception
-    except OSError as exception:
-        raise StoreUnavailableError(f"The store {path} cannot be used: {exception}.") from exception
+    except (sqlite3.Error, OSError) as exception:
+        raise translation(path, exception) from exception
+
+
+def translation(path: Path, exception: sqlite3.Error | OSError) -> StoreError:
+    """Return the error of ours for what SQLite, or the system, has raised about a file."""
+    if isinstance(exception, OSError):
+        return StoreUnavailableError(f"The store {path} cannot be used: {exception}.")
+    return _error(path, exception)
 
 
 def _error(path: Path, exception: sqlite3.Error) -> StoreError:

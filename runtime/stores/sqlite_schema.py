@@ -26,6 +26,9 @@ from greenroom.stores.sqlite_errors import translated
 
 __all__ = ["VERSION", "check_version", "prepare"]
 
+# A commit writes whole pages, of which it changes a few hundred bytes. Bytes; files that are there keep theirs.
+_PAGE_SIZE = 1024
+
 # "grnr"
 _APPLICATION_ID = 0x67726E72
 
@@ -150,6 +153,7 @@ def prepare(path: Path, *, busy_timeout: float) -> None:
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
         try:
             _refuse_foreign(path, connection)
+            connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
             _use_wal(path, connection, busy_timeout)
             connection.execute("BEGIN IMMEDIATE")
             version = _refuse_foreign(path, connection)
