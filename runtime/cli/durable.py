@@ -266,7 +266,7 @@ def runtime_for(held: ExitStack, store: str | None, *, may_make: bool = False) -
     """Make a runtime on a store for one run of it, to be ended with `held`."""
     runtime = Runtime(store=find_store(store, may_make=may_make))
     assert runtime.keeper is not None
-    runtime.keeper.wakes_others = False
+    runtime.keeper.lookout.wakes_others = False
     return held.enter_context(runtime)
 
 

@@ -96,7 +96,7 @@ def test_whatever_call_of_the_store_fails_nothing_is_lost(
         for n in range(6):
             try_again(lambda n=n: handler.send_event(Poke(n=n), dedup_key=str(n)))
         assert runtime.keeper is not None
-        store.resign(runtime.keeper.owner)  # as after a long pause
+        store.resign(runtime.keeper.lease.owner)  # as after a long pause
         for n in range(6, 10):
             try_again(lambda n=n: _send(runtime, n))
         first.rate = 0.0
@@ -140,7 +140,7 @@ def test_a_run_of_which_was_said_that_it_does_not_begin_does_not() -> None:
                 handler = workflow.run(run_id=name, wanted=1)
                 handler.send_event(Poke(n=1))
         assert runtime.keeper is not None
-        until(lambda: not runtime.keeper._unmade)  # type: ignore[union-attr]
+        until(lambda: not runtime.keeper.takeover._unmade)  # type: ignore[union-attr]
         assert store.row("dropped") is None
         assert handler.result(DEADLINE) == [1]
 
@@ -276,7 +276,7 @@ def test_a_clock_that_is_set_between_and_within_processes_loses_nothing(
         shift.seconds = hours * 3600.0
         handler.send_event(Poke(n=1))
         assert runtime.keeper is not None
-        runtime.keeper._renew()
+        runtime.keeper.lease.renew()
         assert not handler.done()
     shift.seconds = 0.0
     with Runtime(store=SQLiteStore(path, clock=shift), lease=0.3) as runtime:

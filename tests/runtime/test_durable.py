@@ -374,7 +374,7 @@ def test_a_stale_owner_s_writes_are_refused(make_store: Callable[[], RunStore]) 
         handler = Approval(runtime=first).run(run_id="one", n=1)
         question = asked(handler)
         assert first.keeper is not None
-        store.resign(first.keeper.owner)  # as if it had shown no sign of life
+        store.resign(first.keeper.lease.owner)  # as if it had shown no sign of life
         with Runtime(store=make_store()) as second:
             (taken,) = second.recover([Approval])
             with pytest.raises(LeaseLostError):

@@ -131,7 +131,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(keeper_module, "POLL_SECONDS", LONG)
             runtime.keeper = RunKeeper(runtime, mortal, self._durability)  # type: ignore[arg-type]
-            owner = runtime.keeper.owner
+            owner = runtime.keeper.lease.owner
             try:
                 with runtime:
                     try:

@@ -1,0 +1,306 @@
+"""The keeper of durable runs: what a runtime does with its store beside committing.
+
+Its parts, one idea each, and what protects what. No lock is held while another is asked for, so their order does not
+matter; and none but the lease's is held while the store is called, which may take as long as it likes.
+
+- `lease`: the lease is prolonged and ended. `Lease._renewing` protects when it is over.
+- `takeover`: runs are made, taken over and woken. `Takeover._lock` protects which runs are just being taken, and which
+  may be ours without being at work.
+- `at_rest`: the handlers of runs that rest. No lock: single operations on dicts.
+- `posted`: what other processes have posted is handed on. `Posted._handing` protects what each supervisor was handed.
+- `lookout`: the look around, again and again. No lock: the ticker takes one look at a time.
+- `questions`: the open questions of runs at rest. No state.
+
+Every method but those that supervisors call may block in the store, and is called on a thread that may: the user's, or
+one of the dispatcher's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from greenroom.actors.base import Ref, Reply
+from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.journal import Flush, JournalActor
+from greenroom.actors.ticker import Ticker, TickNow
+from greenroom.checkpoint import dump_checkpoint
+from greenroom.codec import TypeRegistry
+from greenroom.errors import (
+    InputAnsweredError,
+    InputExpiredError,
+    RuntimeShutdownError,
+    StoreError,
+    WorkflowRuntimeError,
+)
+from greenroom.events import Event
+from greenroom.facts import RunResumed, RunStarted
+from greenroom.inputs import PendingInput
+from greenroom.journal import encode_fact, pack_record
+from greenroom.keeper.at_rest import AtRest
+from greenroom.keeper.lease import Lease
+from greenroom.keeper.lookout import Lookout
+from greenroom.keeper.posted import Posted
+from greenroom.keeper.questions import questions_at_rest
+from greenroom.keeper.takeover import Takeover, Waitable
+from greenroom.ports import HasGraph
+from greenroom.run_state import RunState
+from greenroom.stores import ENDED, FIRST_FENCE, Commit, NewRun, RunStore
+
+if TYPE_CHECKING:
+    from greenroom.handler import Handler
+    from greenroom.runtime import Runtime
+    from greenroom.workflow import Workflow
+
+__all__ = ["Durability", "RunKeeper"]
+
+logger = logging.getLogger("greenroom.durable")
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """How a runtime keeps its runs.
+
+    Attributes:
+        is_sync: Whether what follows from a fact waits for its commit.
+        flush_interval: Seconds for which commits that nobody waits for are gathered.
+        idle_timeout: Seconds after which a run that does nothing leaves memory, or None for never.
+        lease: Seconds for which the runs of a process that has died stay its own.
+        retention: Seconds for which runs that have ended are kept, or None for ever.
+    """
+
+    is_sync: bool
+    flush_interval: float
+    idle_timeout: float | None
+    lease: float
+    retention: float | None
+
+
+class RunKeeper:
+    """Keeps the durable runs of one runtime in one store.
+
+    Attributes:
+        store: Where the runs are.
+        lease: Under which they are held.
+        journal: The actor that commits.
+        takeover: Makes and wakes runs.
+        lookout: Looks around again and again.
+        offset: Seconds since the epoch at which the dispatcher's clock stands at 0.
+    """
+
+    def __init__(self, runtime: Runtime, store: RunStore, durability: Durability) -> None:
+        """Open the store and begin to hold runs in it.
+
+        Raises:
+            StoreError: If the store cannot be opened.
+        """
+        store.open()
+        dispatcher = runtime.dispatcher
+        self.store = store
+        self.is_sync = durability.is_sync
+        self.idle_timeout = durability.idle_timeout
+        self.offset = dispatcher.wall_time().timestamp() - dispatcher.now()
+        self.journal: Ref = JournalActor.start(dispatcher, store, durability.flush_interval)
+        self._runtime = runtime
+        self._workflows: dict[str, Workflow] = {}
+        self._at_rest = AtRest(runtime, store)
+        self.lease = Lease(store, durability.lease, dispatcher.now, runtime.runs)
+        posted = Posted()
+        self.takeover = Takeover(runtime, store, self.lease.owner, self._workflows, self._at_rest, posted)
+        self.lookout = Lookout(
+            store,
+            self.lease,
+            self._workflows,
+            runtime.runs,
+            self.takeover,
+            self._at_rest,
+            posted,
+            self.now,
+            durability.retention,
+        )
+        self._heartbeat: Ref = Ticker.start(dispatcher, durability.lease / 3, self.lease.renew)
+        self._clock: Ref = Ticker.start(dispatcher, POLL_SECONDS, self.lookout.look)
+        self._unwatch = store.watch(lambda: self._clock.tell(TickNow()))
+
+    def now(self) -> float:
+        """Return the time of the clock of durable runs: seconds since the epoch, that never go back."""
+        return self._runtime.dispatcher.now() + self.offset
+
+    # -- runs that begin -----------------------------------------------------------------------------------------------
+
+    def know(self, workflow: Workflow) -> None:
+        """Note a workflow, so that its runs can be found by name."""
+        self._workflows.setdefault(workflow.workflow_name, workflow)
+
+    def make(
+        self,
+        workflow: Workflow,
+        handler: Handler,
+        state: RunState,
+        beginning: RunStarted | RunResumed,
+        registry: TypeRegistry,
+    ) -> None:
+        """Make a run in the store, with its first fact, and enter it among those at work.
+
+        Raises:
+            RunExistsError: If there is a run of this id.
+            ContextSerdeError: If the start event or the context cannot be encoded.
+            StoreError: If the store failed. The run does not begin.
+        """
+        self.know(workflow)
+        now = self.now()
+        first = Commit(
+            state.run_id,
+            FIRST_FENCE,
+            new=NewRun(workflow.workflow_name, self.lease.owner),
+            snapshot=(0, dump_checkpoint(state, now, registry)),
+            records=[(0, pack_record(now, encode_fact(beginning, registry)))],
+        )
+        self.takeover.make(first, handler)
+
+    # -- runs that are there already -----------------------------------------------------------------------------------
+
+    def get(self, run_id: str) -> Handler | None:
+        """Return the handler of a run: one at work here, one that rests or has ended, or None if there is none.
+
+        Raises:
+            WorkflowRuntimeError: If another process has it, or its workflow is not known here.
+            StoreError: If the store failed.
+        """
+        handler = self.takeover.settled(run_id)
+        if handler is not None:
+            return handler
+        row = self.store.row(run_id)
+        if row is None:
+            return None
+        workflow = self._workflows.get(row.workflow)
+        if workflow is None:
+            raise WorkflowRuntimeError(
+                f"run '{run_id}' is of {row.workflow}, which this runtime does not know: give it to"
+                " runtime.recover([...]) first"
+            )
+        if row.status in ENDED:
+            return self._at_rest.ended_handler(workflow, row)
+        if row.status == "set_aside":
+            raise WorkflowRuntimeError(f"run '{run_id}' was set aside: {row.reason}")
+        if row.owner is not None and row.owner != self.lease.owner and self.lease.is_alive(row.owner):
+            raise WorkflowRuntimeError(
+                f"run '{run_id}' is held by another process, {row.owner}; send to it with greenroom answer or cancel"
+            )
+        return self.wake(run_id)
+
+    def recover(self, workflows: Iterable[Workflow]) -> list[Handler]:
+        """Go on with all runs of these workflows whose process has died, now and from now on."""
+        known = {workflow.workflow_name: workflow for workflow in workflows}
+        self._workflows.update(known)
+        return self.lookout.recover(known)
+
+    def take_over(self, workflow: Workflow, run_id: str) -> Handler:
+        """Go on with one run of the store, or return the handler of one that has ended.
+
+        Raises:
+            WorkflowRuntimeError: If there is no such run of this workflow, another process holds it or it was set
+                aside.
+            StoreError: If the store failed.
+        """
+        row = self.store.row(run_id)
+        if row is None:
+            raise WorkflowRuntimeError(f"there is no run '{run_id}'")
+        if row.workflow != workflow.workflow_name:
+            raise WorkflowRuntimeError(f"run '{run_id}' is of {row.workflow}, not of {workflow.workflow_name}")
+        self.know(workflow)
+        self.lease.end_those_of_the_dead()
+        return self._at_rest.ended_handler(workflow, row) if row.status in ENDED else self.wake(run_id)
+
+    def wake(self, run_id: str) -> Handler:
+        """Bring a run that rests, or whose process has died, to work; see `Takeover.wake`."""
+        return self.takeover.wake(run_id)
+
+    def questions_at_rest(self, runs: Collection[str]) -> list[PendingInput]:
+        """Return the open questions in the store of the workflows that are known here, but for some runs."""
+        return questions_at_rest(self.store, self._workflows, runs)
+
+    def asker_at_rest(self, input_id: str) -> Handler | None:
+        """Return the handler of the run that asks a question which is open in the store, or None.
+
+        Raises:
+            InputError: If it is closed.
+        """
+        row = self.store.input(str(input_id))
+        if row is None:
+            return None
+        if row.closed == "expired":
+            raise InputExpiredError(f"question '{input_id}' was given up: nobody had answered in time")
+        if row.closed is not None:
+            raise InputAnsweredError(f"question '{input_id}' is no longer asked: it was {row.closed}")
+        return self.get(row.run_id)
+
+    def earlier_events(self, run_id: str, after: int, before: int, workflow: HasGraph) -> list[Event]:
+        """Return the events of a run after one offset and before another, from the store."""
+        return self._at_rest.earlier_events(run_id, after, before, workflow)
+
+    def keep(self, handler: Handler) -> None:
+        """Hold on to a handler until its run has ended: somebody is told of that."""
+        self._at_rest.keep(handler)
+
+    # -- called by supervisors, in their turns -------------------------------------------------------------------------
+
+    def holds_lease(self) -> bool:
+        """Return whether the lease goes on for certain, so that no other process can have a run of ours."""
+        return self.lease.goes_on()
+
+    def rested(self, run_id: str, published: int, late: list[tuple[Any, Reply | None]]) -> None:
+        """Take note that a run was put to rest, and see to what came for it meanwhile."""
+        self._at_rest.enter(run_id, published)
+        if late:
+            self.redeliver(run_id, late)
+
+    def redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
+        """Have what came for a run that rests handed to the supervisor that it is woken with."""
+        self.takeover.redeliver(run_id, late)
+
+    def let_go(self, handler: Handler) -> None:
+        """Take note that a run has ended."""
+        self._at_rest.let_go(handler)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def prepare_end(self) -> None:
+        """Wake and take over no more runs of its own accord."""
+        self.lookout.is_ending = True
+        self._clock.stop(block=False)
+
+    def close(self, seconds: float, error: RuntimeShutdownError) -> None:
+        """Let go of the store, when the runs have been given back or `seconds` are over.
+
+        A store that does not answer is left as it is: the lease ends by itself.
+        """
+        dispatcher = self._runtime.dispatcher
+        deadline = dispatcher.now() + seconds
+        self._heartbeat.stop(block=False)
+        if not dispatcher.wait(self.journal.ask(Flush(), block=False), seconds / 2):
+            # What is not committed will not be: those who wait for it are told, and whoever goes on begins before it.
+            runs = list(self._runtime.runs.values())
+            for handler in runs:
+                handler.end(error)
+            for handler in runs:
+                dispatcher.wait(handler, max(0.0, deadline - dispatcher.now()) / 2)
+        self._at_rest.end_all(error)
+        closing: Future[None] = Future()
+        dispatcher.execute(Unlimited(lambda: self._close(closing)))
+        dispatcher.wait(Waitable(closing), max(0.0, deadline - dispatcher.now()))
+
+    def _close(self, closing: Future[None]) -> None:
+        try:
+            self._unwatch()
+            self.lease.end()
+            self.store.close()
+        except StoreError as error:
+            logger.warning("the store failed as it was closed; the lease ends by itself: %r", error)
+        finally:
+            closing.set_result(None)
