@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from greenroom.errors import (
     JournalGapError,
@@ -44,8 +45,7 @@ class Head:
     journal: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """The part of a commit that is still to be done. `done`: nothing is."""
 
     records: Sequence[tuple[int, bytes]]
