@@ -4,12 +4,14 @@ The work is the same on both sides: a run goes through so many steps that take a
 run, and nothing beside it. `many`: 100 runs at once. The figure is the time of all, divided by the hops; the starts and
 the ends of the runs are in it on both sides.
 
-Both sides promise the same. SQLite: its WAL, with `synchronous=NORMAL` (a commit survives `kill -9`) or `FULL` (a power
-failure as well) on both sides. DBOS as it comes has the rollback journal, which takes more than twice the time of a
-WAL, so it is given an engine of its own with the WAL (its documented option `system_database_engine`). PostgreSQL: each
-side a server of its own as `initdb` sets it up, with `fsync` and `synchronous_commit` on, over a socket. DBOS runs
-`def` workflows, which are quicker than its `async def` ones, one of them on the thread that calls it, 100 on four
-threads (`max_executor_threads`), which is quicker than as many as it would take; and it logs errors only.
+Both sides promise the same, but in the rows "as each comes". SQLite: its WAL, with `synchronous=NORMAL` (a commit
+survives `kill -9`) or `FULL` (a power failure as well) on both sides. DBOS as it comes has the rollback journal,
+which takes more than twice the time of a WAL, so it is given an engine of its own with the WAL (its documented option
+`system_database_engine`). As each comes: what a user has who gives both sides a file and no option, so that DBOS also
+survives a power failure. PostgreSQL: each side a server of its own as `initdb` sets it up, with `fsync` and
+`synchronous_commit` on, over a socket. DBOS runs `def` workflows, which are quicker than its `async def` ones, one of
+them on the thread that calls it, 100 on four threads (`max_executor_threads`), which is quicker than as many as it
+would take; and it logs errors only.
 
 `async` rows are ours in the mode that commits every 50 ms (`Runtime(durability="async")`). DBOS has no such mode, so
 they stand beside what its steps always do.
@@ -137,6 +139,27 @@ class DurableHops(DurableHop):
     size = 20 * RUNS
     quick_size = 2 * RUNS
     runs = RUNS
+
+
+class _AsItComes(DurableHop):
+    target: ClassVar[Target] = no_target()
+
+    def peer_database(self) -> dict[str, Any]:
+        return {"system_database_url": f"sqlite:///{self._folder()}/dbos.db"}
+
+
+class DurableHopAsItComes(_AsItComes):
+    """A chain, each side without options."""
+
+    name = "durable-default-one"
+    what = "durable hop, one run, SQLite, as each comes"
+
+
+class DurableHopsAsItComes(_AsItComes, DurableHops):
+    """100 chains at once, each side without options."""
+
+    name = "durable-default-many"
+    what = f"durable hop, {RUNS} runs at once, SQLite, as each comes"
 
 
 class DurableHopFull(DurableHop):
