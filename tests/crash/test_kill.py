@@ -101,6 +101,8 @@ def suspend(pid: int, ledger: Ledger) -> None:
         if not ledger.in_transaction():
             return
         os.kill(pid, signal.SIGCONT)
+        while ledger.in_transaction():  # Stopped again at once, it would get nowhere.
+            time.sleep(0.001)
 
 
 def wait_for_orphans(ledger: Ledger) -> None:
