@@ -15,10 +15,8 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +26,7 @@ from tests.support.ledger import Ledger, PostgresLedger, SQLiteLedger
 from tests.support.postgres import PostgresServer
 from tests.support.story import PATIENCE, Fault, Story
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 STORIES = int(os.environ.get("GREENROOM_SOAK", "1"))
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[socket.socket]:
-    """Forks children in milliseconds."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.support.crash_child", str(theirs.fileno())]
-    with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as process:
-        theirs.close()
-        with ours:
-            yield ours
-        assert process.wait(10) == 0
 
 
 MakeLedger = Callable[[], Ledger]

@@ -14,9 +14,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from greenroom import (
     Context,
@@ -34,10 +34,12 @@ from greenroom import (
     keeper,
     step,
 )
-from greenroom.errors import StoreError
+from greenroom.errors import StoreError, StoreUnavailableError
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.stores import Commit, RunStore
 from tests.support.store_process import store_of
+
+T = TypeVar("T")
 
 
 class Ask(InputRequiredEvent):
@@ -276,15 +278,15 @@ def live(connection: socket.socket, request: dict[str, Any]) -> None:
     parent.dies_at_effect = fault.pop("effect", -1)
     keeper.POLL_SECONDS = 0.02
     store: Any = Fatal(store_of(request["kind"], request["where"]), **fault)
-    with Runtime(store=store, **request["options"]) as runtime:
+    with persist(lambda: Runtime(store=store, **request["options"])) as runtime:
         runtime.on_input(lambda question: parent.tell(asked=question.input_id))
         workflow = CrashFlow(disable_validation=True)
-        runtime.recover([workflow])
-        handlers = {name: workflow.run(run_id=name, name=name) for name in request["runs"]}
+        persist(lambda: runtime.recover([workflow]))
+        handlers = {name: persist(lambda name=name: workflow.run(run_id=name, name=name)) for name in request["runs"]}
         parent.tell(ready=True)
         for name, handler in handlers.items():
             threading.Thread(target=_read, args=(name, handler), daemon=True).start()
-        for question in runtime.pending_inputs():
+        for question in persist(runtime.pending_inputs):
             parent.tell(asked=question.input_id)
         for line in connection.makefile():
             message = json.loads(line)
@@ -293,11 +295,27 @@ def live(connection: socket.socket, request: dict[str, Any]) -> None:
             threading.Thread(target=_do, args=(runtime, handlers, message), daemon=True).start()
 
 
+def persist(call: Callable[[], T]) -> T:
+    """Call until the store can be reached, as a program does that would rather wait."""
+    while True:
+        try:
+            return call()
+        except StoreUnavailableError:
+            pass
+
+
 def _read(name: str, handler: Any) -> None:
-    for offset, event in enumerate(handler.stream_events(after=-1)):
-        parent.tell(run=name, offset=offset, event=describe(event))
+    offset = -1
+
+    def read() -> None:
+        nonlocal offset
+        for event in handler.stream_events(after=offset):
+            offset += 1
+            parent.tell(run=name, offset=offset, event=describe(event))
+
+    persist(read)
     try:
-        parent.tell(run=name, result=handler.result(20))
+        parent.tell(run=name, result=persist(lambda: handler.result(20)))
     except Exception as error:
         parent.tell(run=name, result=repr(error))
 
@@ -305,9 +323,10 @@ def _read(name: str, handler: Any) -> None:
 def _do(runtime: Runtime, handlers: dict[str, Any], message: dict[str, Any]) -> None:
     try:
         if "answer" in message:
-            runtime.respond(message["answer"], {"n": 70})
+            persist(lambda: runtime.respond(message["answer"], {"n": 70}))
         else:
-            handlers[message["run"]].send_event(Poke(key=message["poke"]), dedup_key=message["poke"])
+            key = message["poke"]
+            persist(lambda: handlers[message["run"]].send_event(Poke(key=key), dedup_key=key))
         parent.tell(acknowledged=message)
     except GreenroomError as error:
         parent.tell(refused=message, error=type(error).__name__)

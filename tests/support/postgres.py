@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +39,10 @@ def _binaries() -> Path | None:
         return Path(on_path).parent
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     return found[-1].parent if found else None
+
+
+class CommandFailed(Exception):
+    """A program of PostgreSQL has failed, and said why."""
 
 
 class PostgresServer:
@@ -69,14 +73,19 @@ class PostgresServer:
 
     @contextmanager
     def revived(self) -> Iterator[list[float]]:
-        """Start it again whenever something crashes it in the block; the list gets the time of each start."""
+        """Start it again whenever something crashes it in the block; the list gets the time of each start.
+
+        A server that does not start is tried again: the test that waits for it gives up.
+        """
         starts: list[float] = []
         over = threading.Event()
 
         def revive() -> None:
             while not over.wait(0.01):
                 if not self.pid_file.exists():
-                    self.start()
+                    # It may be crashed again before `pg_ctl` sees that it takes connections.
+                    with suppress(CommandFailed):
+                        self.start()
                     starts.append(time.monotonic())
 
         thread = threading.Thread(target=revive)
@@ -128,4 +137,5 @@ def _run(*command: str | Path) -> None:
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         output.seek(0)
-        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{output.read().decode()}"
+        if done.returncode:
+            raise CommandFailed(f"{command} ended with {done.returncode}:\n{output.read().decode()}")

@@ -24,7 +24,7 @@ from greenroom.inbox import post_event
 from greenroom.journal import replay, unpack_record
 from greenroom.named import registry_for
 from greenroom.run_state import RunState
-from tests.support.crash_child import EFFECTS, CrashFlow, Poke, describe, result_of
+from tests.support.crash_child import EFFECTS, CrashFlow, Poke, describe, persist, result_of
 from tests.support.ledger import Ledger
 
 FLOW = CrashFlow(disable_validation=True)
@@ -175,7 +175,7 @@ class Story:
         """Post an event to each run, as another process does."""
         registry = registry_for(FLOW._graph)
         with closing(self.ledger.store()) as store:
-            store.open()
+            persist(store.open)
             for name in NAMES:
                 with contextlib.suppress(RunEndedError):
                     post_event(store, name, Poke(key="posted"), registry, "posted")
