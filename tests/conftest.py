@@ -17,7 +17,9 @@ from collections.abc import Generator, Iterator
 import hypothesis
 import pytest
 
-from tests.support import leaks, postgres
+pytest.register_assert_rewrite("tests.support")  # so that what fails there is told in full
+
+from tests.support import leaks, postgres  # noqa: E402
 
 # Seconds after a test's time limit, which is raised in the main thread, until the process is ended. A test that blocks
 # signals, or swallows the failure and goes on, gets no further.

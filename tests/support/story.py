@@ -68,11 +68,11 @@ class Story:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def begin(self, zygote: socket.socket, fault: Fault) -> tuple[int, socket.socket]:
-        """Begin a child; return its process id and the way to it."""
+    def begin(self, zygote: socket.socket, fault: Fault, **options: Any) -> tuple[int, socket.socket]:
+        """Begin a child, with some options of its own; return its process id and the way to it."""
         ours, theirs = socket.socketpair()
-        ledger = self.ledger
-        request = {"kind": ledger.kind, "where": ledger.where, "options": self.options, "runs": NAMES, "fault": fault}
+        ledger, options = self.ledger, self.options | options
+        request = {"kind": ledger.kind, "where": ledger.where, "options": options, "runs": NAMES, "fault": fault}
         socket.send_fds(zygote, [json.dumps(request).encode()], [theirs.fileno()])
         theirs.close()
         return int(zygote.recv(100)), ours
