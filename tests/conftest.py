@@ -17,7 +17,9 @@ from collections.abc import Generator, Iterator
 import hypothesis
 import pytest
 
-from tests.support import leaks
+pytest.register_assert_rewrite("tests.support")  # so that what fails there is told in full
+
+from tests.support import leaks, postgres  # noqa: E402
 
 # Seconds after a test's time limit, which is raised in the main thread, until the process is ended. A test that blocks
 # signals, or swallows the failure and goes on, gets no further.
@@ -34,9 +36,10 @@ _stderr = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the real stderr: during a test, descriptor 2 is pytest's capture file."""
-    # A shell ignores Ctrl-C for what it starts in the background; the tests that raise one count on it.
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell ignores Ctrl-C for what it starts in the background, and `nohup` a closed terminal; tests count on both.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
     config.stash[_stderr] = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
 
 
@@ -75,6 +78,16 @@ class _LoopErrors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(logging.Formatter().format(record))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """A server for all tests that do not stop it."""
+    if lacking := postgres.missing():
+        pytest.skip(lacking)
+    server = postgres.PostgresServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

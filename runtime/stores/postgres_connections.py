@@ -74,7 +74,7 @@ class Connections:
             began = False
             try:
                 # The pool does not look for a server that comes back; who asks it anew makes it look.
-                with self._opened().connection(timeout=min(self._patience, _POOL_WAIT)) as connection:
+                with self._opened().connection(timeout=_POOL_WAIT) as connection:
                     began = True
                     return work(connection, again)
             except psycopg.Error as exception:

@@ -527,6 +527,7 @@ def test_an_answer_to_a_child_may_be_posted_by_another_process(make_store: Calla
         for n, input_id in questions.items():
             post_answer(other, "one", input_id, Answer(n=10 * n), registry_of(Family()))
         assert handler.result(DEADLINE) == [10, 20]
+    other.close()
 
 
 def test_a_coroutine_of_a_child_collects_without_holding_its_loop_up_for_a_commit() -> None:

@@ -7,14 +7,16 @@ as it happens, in lines of JSON on a socket of its own. See `tests.crash.test_ki
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from greenroom import (
     Context,
@@ -32,10 +34,12 @@ from greenroom import (
     keeper,
     step,
 )
-from greenroom.errors import StoreError
+from greenroom.errors import StoreError, StoreUnavailableError
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.stores import Commit, RunStore
 from tests.support.store_process import store_of
+
+T = TypeVar("T")
 
 
 class Ask(InputRequiredEvent):
@@ -208,11 +212,31 @@ EFFECTS = ("begin", "before", "after", "tried", "poked", "mend", "rows", "end")
 
 
 class Fatal:
-    """A store whose process dies just before a commit, or just after it and before anybody is told."""
+    """A store at whose commits something dies: this process, the server of the database, or both.
 
-    def __init__(self, store: RunStore, before: int, after: int) -> None:
+    Args:
+        store: The store itself.
+        at: "before" the commit, "after" it and before anybody is told, or "within": `delay` seconds after its begin.
+        every: It happens at every so manieth commit.
+        delay: See `at`.
+        server: The file with the process id of the server, if that is to crash.
+        times: How often the server crashes.
+        alone: Whether this process outlives the server.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        at: str = "",
+        every: int = 1,
+        delay: float = 0.0,
+        server: str | None = None,
+        times: int = 1,
+        alone: bool = False,
+    ) -> None:
         self._store = store
-        self._before, self._after = before, after
+        self._at, self._every, self._delay = at, every, delay
+        self._server, self._times, self._alone = server, times, alone
         self._commits = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -220,31 +244,49 @@ class Fatal:
 
     def commit(self, commits: Sequence[Commit]) -> list[StoreError | None]:
         self._commits += 1
-        if self._commits == self._before:
-            die()
+        at = self._at if self._commits % self._every == 0 else ""
+        if at == "before":
+            self._strike()
+        elif at == "within":
+            threading.Timer(self._delay, self._strike).start()
         refused = self._store.commit(commits)
-        if self._commits == self._after:
-            die()
+        if at == "after":
+            self._strike()
         return refused
+
+    def _strike(self) -> None:
+        if self._server is not None and self._times:
+            self._times -= 1
+            crash_server(self._server)
+        if not self._alone:
+            die()
+
+
+def crash_server(pid_file: str) -> None:
+    """Have a PostgreSQL server end at once, as `pg_ctl -m immediate` does, unless it is down."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        lines = Path(pid_file).read_text().splitlines()
+        if lines[-1].strip() == "ready":
+            os.kill(int(lines[0]), signal.SIGQUIT)
 
 
 def live(connection: socket.socket, request: dict[str, Any]) -> None:
     """Work until all runs have ended and the test says so."""
     global parent
     parent = Parent(connection)
-    parent.dies_at_effect = request.get("effect", -1)
+    fault = dict(request["fault"])
+    parent.dies_at_effect = fault.pop("effect", -1)
     keeper.POLL_SECONDS = 0.02
-    inner = store_of(request["kind"], request["where"])
-    store: Any = Fatal(inner, request.get("before", -1), request.get("after", -1))
-    with Runtime(store=store, **request["options"]) as runtime:
+    store: Any = Fatal(store_of(request["kind"], request["where"]), **fault)
+    with persist(lambda: Runtime(store=store, **request["options"])) as runtime:
         runtime.on_input(lambda question: parent.tell(asked=question.input_id))
         workflow = CrashFlow(disable_validation=True)
-        runtime.recover([workflow])
-        handlers = {name: workflow.run(run_id=name, name=name) for name in request["runs"]}
+        persist(lambda: runtime.recover([workflow]))
+        handlers = {name: persist(lambda name=name: workflow.run(run_id=name, name=name)) for name in request["runs"]}
         parent.tell(ready=True)
         for name, handler in handlers.items():
             threading.Thread(target=_read, args=(name, handler), daemon=True).start()
-        for question in runtime.pending_inputs():
+        for question in persist(runtime.pending_inputs):
             parent.tell(asked=question.input_id)
         for line in connection.makefile():
             message = json.loads(line)
@@ -253,11 +295,27 @@ def live(connection: socket.socket, request: dict[str, Any]) -> None:
             threading.Thread(target=_do, args=(runtime, handlers, message), daemon=True).start()
 
 
+def persist(call: Callable[[], T]) -> T:
+    """Call until the store can be reached, as a program does that would rather wait."""
+    while True:
+        try:
+            return call()
+        except StoreUnavailableError:
+            pass
+
+
 def _read(name: str, handler: Any) -> None:
-    for offset, event in enumerate(handler.stream_events(after=-1)):
-        parent.tell(run=name, offset=offset, event=describe(event))
+    offset = -1
+
+    def read() -> None:
+        nonlocal offset
+        for event in handler.stream_events(after=offset):
+            offset += 1
+            parent.tell(run=name, offset=offset, event=describe(event))
+
+    persist(read)
     try:
-        parent.tell(run=name, result=handler.result(20))
+        parent.tell(run=name, result=persist(lambda: handler.result(20)))
     except Exception as error:
         parent.tell(run=name, result=repr(error))
 
@@ -265,9 +323,10 @@ def _read(name: str, handler: Any) -> None:
 def _do(runtime: Runtime, handlers: dict[str, Any], message: dict[str, Any]) -> None:
     try:
         if "answer" in message:
-            runtime.respond(message["answer"], {"n": 70})
+            persist(lambda: runtime.respond(message["answer"], {"n": 70}))
         else:
-            handlers[message["run"]].send_event(Poke(key=message["poke"]), dedup_key=message["poke"])
+            key = message["poke"]
+            persist(lambda: handlers[message["run"]].send_event(Poke(key=key), dedup_key=key))
         parent.tell(acknowledged=message)
     except GreenroomError as error:
         parent.tell(refused=message, error=type(error).__name__)

@@ -16,11 +16,11 @@ RUNS = 5
 
 
 def store_of(kind: str, where: str) -> RunStore:
-    """A store by its kind, and its file or conninfo and schema."""
+    """A store by its kind, and its file, or conninfo, schema and perhaps the seconds of its patience."""
     if kind == "sqlite":
         return SQLiteStore(where, poll_interval=0.01)
-    conninfo, schema = where.split("|")
-    return PostgresStore(conninfo, schema=schema)
+    conninfo, schema, *patience = where.split("|")
+    return PostgresStore(conninfo, schema=schema, patience=float(patience[0]) if patience else 30.0)
 
 
 def start(task: str, kind: str, where: str, owner: str) -> subprocess.Popen[str]:
