@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +28,11 @@ from greenroom import (
     aio,
     step,
 )
+from greenroom.codec import UnreconstructedException
 from greenroom.errors import ContextSerdeError, LeaseLostError, StoreError, StoreUnavailableError
 from greenroom.inbox import post_answer
 from greenroom.named import registry_of
-from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
+from greenroom.retry import retry_if_exception_type, retry_policy, stop_after_attempt, wait_fixed
 from greenroom.stores import Commit, MemoryStore, RunStore, SQLiteStore
 from tests.support.flavours import DEADLINE
 
@@ -288,6 +290,77 @@ def test_a_retry_delay_outlives_the_process(make_store: Callable[[], RunStore]) 
         handler = again.get("one")
         assert handler is not None
         assert handler.result(DEADLINE) == [0, 1, 2]
+
+
+class Refused(Exception):
+    """An error of the user's own, that the code of a step names."""
+
+
+@pytest.mark.parametrize("error", [Refused("no"), json.JSONDecodeError("no", "{", 1)], ids=["own", "of a library"])
+def test_a_retry_that_was_granted_is_not_taken_back(make_store: Callable[[], RunStore], error: Exception) -> None:
+    """What a policy said of a failure is in the journal: it is not asked again when the process has died."""
+    numbers: list[int] = []
+
+    class Retries(Workflow):
+        @step(
+            retry_policy=retry_policy(
+                retry=retry_if_exception_type((Refused, json.JSONDecodeError)),
+                wait=wait_fixed(0.3),
+                stop=stop_after_attempt(3),
+            )
+        )
+        def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            numbers.append(ctx.retry_info().retry_number)
+            if len(numbers) < 3:
+                raise error
+            return StopEvent(result=numbers)
+
+    runtime = Runtime(store=make_store())
+    with runtime:
+        Retries().run(run_id="one")
+        until(lambda: len(numbers) == 1)
+        runtime.shutdown(timeout=0.0)
+    with Runtime(store=make_store()) as again:
+        again.recover([Retries])
+        handler = again.get("one")
+        assert handler is not None
+        assert handler.result(DEADLINE) == [0, 1, 2]
+
+
+def test_a_result_that_is_an_error_is_of_its_class_again(make_store: Callable[[], RunStore]) -> None:
+    """Greenroom's errors, Python's, and those that the code names; of others their class and message are told."""
+
+    class Fails(Workflow):
+        @step
+        def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            match ev.how:
+                case "own":
+                    raise Refused("no")
+                case "python":
+                    raise ValueError("no")
+                case "library":
+                    json.loads("{")
+                case "timeout":
+                    ctx.wait_for_event(Answer, timeout=0)
+                case "wrong":
+                    return None  # type: ignore[return-value]
+                case _:
+                    ctx.wait_for_event(Answer)
+            raise AssertionError
+
+    with Runtime(store=make_store()) as runtime:
+        handlers = {how: Fails().run(run_id=how, how=how) for how in ("own", "python", "library", "timeout", "wrong")}
+        handlers["cancelled"] = Fails().run(run_id="cancelled", how="cancelled")
+        handlers["cancelled"].cancel_run()
+        before = {how: handler.exception(DEADLINE) for how, handler in handlers.items()}
+    with Runtime(store=make_store()) as runtime:
+        runtime.recover([Fails])
+        after = {how: handler.exception(DEADLINE) for how in before if (handler := runtime.get(how)) is not None}
+    stands_for = after.pop("library")
+    assert isinstance(stands_for, UnreconstructedException)
+    assert str(stands_for) == f"json.decoder:JSONDecodeError: {before.pop('library')}"
+    assert {how: repr(error) for how, error in after.items()} == {how: repr(error) for how, error in before.items()}
+    assert {how: type(error) for how, error in after.items()} == {how: type(error) for how, error in before.items()}
 
 
 def test_a_cancelled_run_stays_cancelled(make_store: Callable[[], RunStore]) -> None:
