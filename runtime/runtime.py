@@ -131,7 +131,7 @@ class Runtime:
 
         Raises:
             WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, `loop` no
-                event loop, one of the observers no `Observer`, or an option for the store is wrong.
+                event loop, one of the observers no `Observer`, or `store` or an option for it is wrong.
             StoreError: If the store cannot be opened.
         """
         if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
@@ -140,6 +140,10 @@ class Runtime:
             raise WorkflowRuntimeError(f"Runtime(max_parked=...) takes an integer, 0 or more, not {max_parked!r}")
         if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
             raise WorkflowRuntimeError(f"Runtime(loop=...) takes an asyncio event loop, not {loop!r}")
+        if store is not None and (isinstance(store, type) or not hasattr(store, "commit")):
+            raise WorkflowRuntimeError(
+                f"Runtime(store=...) takes a store, such as SQLiteStore('runs.db') of greenroom.stores, not {store!r}"
+            )
         kept = Durability(durability == "sync", flush_interval, idle_timeout, lease, retention)
         _check_durability(durability, kept)
         self._begin(PoolDispatcher(max_threads, loop), max_parked, observers)

@@ -49,6 +49,7 @@ from greenroom.keeper.takeover import Takeover, Waitable
 from greenroom.ports import HasGraph
 from greenroom.run_state import RunState
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, NewRun, RunStore
+from greenroom.stores.sharing import close_shared, open_shared
 
 if TYPE_CHECKING:
     from greenroom.handler import Handler
@@ -99,7 +100,7 @@ class RunKeeper:
         Raises:
             StoreError: If the store cannot be opened.
         """
-        store.open()
+        open_shared(store)
         dispatcher = runtime.dispatcher
         self.store = store
         self.is_sync = durability.is_sync
@@ -299,7 +300,7 @@ class RunKeeper:
         try:
             self._unwatch()
             self.lease.end()
-            self.store.close()
+            close_shared(self.store)
         except StoreError as error:
             logger.warning("the store failed as it was closed; the lease ends by itself: %r", error)
         finally:

@@ -363,6 +363,26 @@ def test_a_result_that_is_an_error_is_of_its_class_again(make_store: Callable[[]
     assert {how: type(error) for how, error in after.items()} == {how: type(error) for how, error in before.items()}
 
 
+def test_two_runtimes_may_share_a_store(make_store: Callable[[], RunStore]) -> None:
+    """The store is closed after the last of them, and opened again for the next."""
+    store = make_store()
+    first, second = Runtime(store=store), Runtime(store=store)
+    first.shutdown()
+    with second:
+        handler = Approval().run(run_id="one", n=1)
+        handler.respond(asked(handler), {"n": 2})
+        assert handler.result(DEADLINE) == (3, 41)
+    with Runtime(store=store):
+        assert Approval().run(run_id="one").result(DEADLINE) == (3, 41)
+
+
+@pytest.mark.parametrize("store", ["runs.db", Path("runs.db"), SQLiteStore, MemoryStore, 5])
+def test_what_is_no_store_is_refused(store: Any) -> None:
+    """A path is none, nor is the class of a store."""
+    with pytest.raises(WorkflowRuntimeError, match=r"Runtime\(store=...\) takes a store, such as SQLiteStore"):
+        Runtime(store=store)
+
+
 def test_a_cancelled_run_stays_cancelled(make_store: Callable[[], RunStore]) -> None:
     """Somebody's wish, unlike a shutdown, is kept."""
     with Runtime(store=make_store()) as runtime:
