@@ -298,13 +298,17 @@ def changes_nothing(fact: Fact) -> bool:
 
 
 class Responded:
-    """A person has answered a question; the answer is valid."""
+    """A person has answered a question; the answer is valid.
 
-    __slots__ = ("asker", "event", "input_id")
+    If `is_posted`, it was put into the run's inbox: nobody waits to be told that it came too late.
+    """
 
-    def __init__(self, input_id: str, event: Event) -> None:
+    __slots__ = ("asker", "event", "input_id", "is_posted")
+
+    def __init__(self, input_id: str, event: Event, is_posted: bool = False) -> None:
         self.input_id = input_id
         self.event = event
+        self.is_posted = is_posted
         self.asker: Any = None
 
 

@@ -71,7 +71,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     ChildCancelAsked: ("invocation", "attempt", "name"),
     ForChild: ("path", "fact"),
     OnceDone: ("invocation", "attempt", "key", "result"),
-    Responded: ("input_id", "event"),
+    Responded: ("input_id", "event", "is_posted"),
     PassivateAsked: ("invocation", "attempt"),
     Finished: ("invocation", "attempt", "event"),
     Failed: ("invocation", "attempt", "error", "failed_at", "retry_in"),
