@@ -160,6 +160,7 @@ class JournalingRef(Ref):
 
 
 _FROM_OUTSIDE = (EventArrived, Responded, StoreCall)
+_ASK_POLICIES = frozenset({Failed, TimerFired})
 _MAY_SET_RETRIES = frozenset({Failed, TimerFired, Recovered, RunResumed})
 
 
@@ -329,6 +330,9 @@ class DurableSupervisor(RunSupervisor):
         elif data is None and kind is not BecameQuiet and is_recorded(fact):
             data = encode_fact(fact, self._registry)
         effects = self._take(fact, now)
+        asked = fact.fact if type(fact) is ForChild else fact
+        if data is not None and type(asked) in _ASK_POLICIES:
+            data = encode_fact(fact, self._registry)  # with what the retry policy has said
         if kind in _MAY_SET_RETRIES:
             self._count_retries(fact, effects)
         elif kind is BecameQuiet:
@@ -346,7 +350,6 @@ class DurableSupervisor(RunSupervisor):
             self._urgent = self._urgent or _is_awaited(fact)
         if data is not None or known:
             self._note(effects)
-        asked = fact.fact if type(fact) is ForChild else fact
         if type(asked) is OnceAsked and (self._is_doubted or not self._ledger.holds_lease()):
             # What is done once is not begun by a process that was suspended while another took the run over.
             self._asks_store = not self._detached

@@ -26,7 +26,7 @@ class _Due(NamedTuple):
 
 
 class _Done(NamedTuple):
-    pass
+    error: Exception | None
 
 
 class Ticker(PooledActor):
@@ -45,6 +45,7 @@ class Ticker(PooledActor):
         self._function = function
         self._calling = False
         self._again = False
+        self._failures = 0  # in a row
         self._timer: Timer | None = None
         self._set_timer()
 
@@ -52,6 +53,7 @@ class Ticker(PooledActor):
         """Call, or note that the call has ended."""
         if type(message) is _Done:
             self._calling = False
+            self._note_end(message.error)
             if self._again:
                 self._again = False
                 self._call()
@@ -78,11 +80,23 @@ class Ticker(PooledActor):
         function, ref = self._function, self.actor_ref
 
         def call() -> None:
+            error: Exception | None = None
             try:
                 function()
-            except Exception:
-                logger.exception("%r failed; it is called again", function)
+            except Exception as failure:
+                error = failure
             finally:
-                ref.tell(_Done())
+                ref.tell(_Done(error))
 
         self.dispatcher.execute(Unlimited(call))
+
+    def _note_end(self, error: Exception | None) -> None:
+        name = getattr(self._function, "__qualname__", repr(self._function))
+        if error is not None:
+            self._failures += 1
+            # What fails for hours, as a store that is away, is not logged at each call.
+            if self._failures in (1, 10) or self._failures % 100 == 0:
+                logger.error("%s failed (%d in a row); it is called again", name, self._failures, exc_info=error)
+        elif self._failures:
+            logger.warning("%s succeeds again", name)
+            self._failures = 0

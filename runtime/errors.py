@@ -20,6 +20,7 @@ __all__ = [
     "JournalGapError",
     "RunEndedError",
     "RunExistsError",
+    "RunHeldError",
     "RuntimeForkedError",
     "RuntimeShutdownError",
     "StaleOwnerError",
@@ -78,6 +79,10 @@ class WorkflowCancelledByUser(GreenroomError):
 
 class ContextStateError(GreenroomError):
     """A context was used outside its place: before its run, from a handler, or from within a step."""
+
+
+class RunHeldError(WorkflowRuntimeError):
+    """Another runtime, as a rule that of another process, has the run, so it has no handler here."""
 
 
 class ContextSerdeError(GreenroomError):

@@ -298,13 +298,17 @@ def changes_nothing(fact: Fact) -> bool:
 
 
 class Responded:
-    """A person has answered a question; the answer is valid."""
+    """A person has answered a question; the answer is valid.
 
-    __slots__ = ("asker", "event", "input_id")
+    If `is_posted`, it was put into the run's inbox: nobody waits to be told that it came too late.
+    """
 
-    def __init__(self, input_id: str, event: Event) -> None:
+    __slots__ = ("asker", "event", "input_id", "is_posted")
+
+    def __init__(self, input_id: str, event: Event, is_posted: bool = False) -> None:
         self.input_id = input_id
         self.event = event
+        self.is_posted = is_posted
         self.asker: Any = None
 
 
@@ -336,26 +340,50 @@ class Finished:
         return () if self.event is None else (self.event,)
 
 
+UNDECIDED = -1.0  # stands for the seconds to the next attempt while the retry policy has not been asked yet
+
+
 class Failed:
-    """An attempt at an invocation raised."""
+    """An attempt at an invocation raised.
 
-    __slots__ = ("attempt", "error", "failed_at", "invocation")
+    Attributes:
+        invocation: The number of the invocation.
+        attempt: The number of the attempt.
+        error: What it raised; or what its retry policy raised, once that was asked.
+        failed_at: When that was, in UTC.
+        retry_in: Seconds to the next attempt, None if there is none, or UNDECIDED. The run notes here what the policy
+            said, so that a replay need not ask it again.
+    """
 
-    def __init__(self, invocation: int, attempt: int, error: BaseException, failed_at: datetime) -> None:
+    __slots__ = ("attempt", "error", "failed_at", "invocation", "retry_in")
+
+    def __init__(
+        self,
+        invocation: int,
+        attempt: int,
+        error: BaseException,
+        failed_at: datetime,
+        retry_in: float | None = UNDECIDED,
+    ) -> None:
         self.invocation = invocation
         self.attempt = attempt
         self.error = error
         self.failed_at = failed_at
+        self.retry_in = retry_in
 
 
 class TimerFired:
-    """A timer that an effect had set is due; `at` is the time of day, in UTC."""
+    """A timer that an effect had set is due; `at` is the time of day, in UTC.
 
-    __slots__ = ("at", "key")
+    If it was the timeout of a step, the run notes in `retry_in` what followed, as in that of `Failed`.
+    """
 
-    def __init__(self, key: TimerKey, at: datetime) -> None:
+    __slots__ = ("at", "key", "retry_in")
+
+    def __init__(self, key: TimerKey, at: datetime, retry_in: float | None = UNDECIDED) -> None:
         self.key = key
         self.at = at
+        self.retry_in = retry_in
 
 
 class CancelAsked:

@@ -28,9 +28,9 @@ def post_event(
     return store.post(run_id, EVENT, encode([event, None, dedup_key], registry), dedup_key)
 
 
-def post_answer(store: RunStore, run_id: str, input_id: str, event: Event, registry: TypeRegistry) -> None:
-    """Put the answer to a question into the inbox of the run that asks."""
-    store.post(run_id, ANSWER, encode([input_id, event], registry))
+def post_answer(store: RunStore, run_id: str, input_id: str, event: Event, registry: TypeRegistry) -> bool:
+    """Put the answer to a question into the inbox of the run that asks; return False if there is one already."""
+    return store.post(run_id, ANSWER, encode([input_id, event], registry), f"answer to {input_id}")
 
 
 def post_fields(store: RunStore, question: InputRow, fields: Mapping[str, Any]) -> None:
@@ -79,8 +79,11 @@ def read_entry(entry: InboxEntry, registry: TypeRegistry) -> EventArrived | Resp
             cls = _response_class(input_id, response, registry)
             event = cls.model_validate_json(fields)
             encode(event, registry)  # Its class may have made of the fields what a journal cannot hold.
-            return Responded(input_id, event)
-        return EventArrived(*values) if entry.kind == EVENT else Responded(*values)
+            return Responded(input_id, event, is_posted=True)
+        if entry.kind == EVENT:
+            return EventArrived(*values)
+        input_id, event = values
+        return Responded(input_id, event, is_posted=True)
     except ValidationError as error:
         raise ContextSerdeError(f"the answer to question '{values[0]}' does not fit: {error}") from error
     except (TypeError, ValueError) as error:

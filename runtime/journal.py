@@ -71,11 +71,11 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     ChildCancelAsked: ("invocation", "attempt", "name"),
     ForChild: ("path", "fact"),
     OnceDone: ("invocation", "attempt", "key", "result"),
-    Responded: ("input_id", "event"),
+    Responded: ("input_id", "event", "is_posted"),
     PassivateAsked: ("invocation", "attempt"),
     Finished: ("invocation", "attempt", "event"),
-    Failed: ("invocation", "attempt", "error", "failed_at"),
-    TimerFired: ("key", "at"),
+    Failed: ("invocation", "attempt", "error", "failed_at", "retry_in"),
+    TimerFired: ("key", "at", "retry_in"),
     CancelAsked: ("error",),
     Crashed: ("error",),
     BecameQuiet: (),
@@ -281,7 +281,7 @@ def replay(
             how = f" ({state.outcome.error!r})" if state.outcome.error is not None else ""
             error = ContextSerdeError(
                 f"the run had not ended before it, but by the code as it is now it is {state.outcome.status}{how}:"
-                " has a retry policy changed?"
+                " have the classes of its events changed?"
             )
             raise RecordError(number, record, state, error)
         try:

@@ -33,6 +33,8 @@ from greenroom.state import DictState
 
 __all__ = ["graph_of", "graphs_named_by", "graphs_named_in", "names_in", "registry_for", "registry_of"]
 
+_DATA = (BaseModel, Enum, BaseException)
+
 
 def registry_for(*graphs: Graph) -> TypeRegistry:
     """Return the classes that a snapshot of these workflows may build: what their annotations and code name."""
@@ -123,7 +125,7 @@ def _flattened(values: Iterable[Any]) -> Iterator[Any]:
 def _classes_in(function: types.FunctionType) -> Iterator[type[Any]]:
     """Return the classes of data that a function's code names, and that of the functions of its package it calls."""
     for value in _in_calls(function):
-        if _is_class(value) and (issubclass(value, BaseModel | Enum) or dataclasses.is_dataclass(value)):
+        if _is_class(value) and (issubclass(value, _DATA) or dataclasses.is_dataclass(value)):
             yield value
 
 

@@ -7,12 +7,22 @@ import secrets
 import socket
 from pathlib import Path
 
-__all__ = ["is_dead", "owner_name"]
+__all__ = ["describe_owner", "is_dead", "owner_name"]
 
 
 def owner_name() -> str:
     """Return a name that tells the machine, the process and this runtime of it."""
     return f"{_machine()}/{os.getpid()}/{_started(os.getpid()) or 0}/{secrets.token_hex(4)}"
+
+
+def describe_owner(owner: str) -> str:
+    """Return in words who an owner is, for messages."""
+    machine, pid, *_ = [*owner.rsplit("/", 3), ""]
+    if not pid.isdecimal():
+        return owner
+    if machine == _machine() and int(pid) == os.getpid():
+        return "another Runtime of this process"
+    return f"process {pid} of machine {machine.partition(':')[0]}"
 
 
 def _machine() -> str:

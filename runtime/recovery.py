@@ -114,17 +114,17 @@ def read_run(
 
 
 def _check_replay(state: RunState, published: int) -> None:
-    """Raise if the run went another way than it did: what decided, as a retry policy, is not what it was."""
+    """Raise if the run went another way than it did: what decided, as what class an event is of, is not what it was."""
     if state.outcome is not None:
         how = f" ({state.outcome.error!r})" if state.outcome.error is not None else ""
         raise ContextSerdeError(
-            f"the run has not ended, but by the code as it is now it is {state.outcome.status}{how}: has a retry policy"
-            " changed?"
+            f"the run has not ended, but by the code as it is now it is {state.outcome.status}{how}: have the classes"
+            " of its events changed?"
         )
     if state.published != published:
         raise ContextSerdeError(
             f"the run has streamed {published} events, but by the code as it is now it would have been"
-            f" {state.published}: has a retry policy changed?"
+            f" {state.published}: have the classes of its events changed?"
         )
 
 

@@ -11,11 +11,11 @@ from greenroom.actors.base import Ref
 from greenroom.actors.stream import await_reply
 from greenroom.facts import Inspect
 from greenroom.named import graphs_named_by
-from greenroom.ports import HasGraph
 
 if TYPE_CHECKING:
     from greenroom.graph import Graph
     from greenroom.runtime import Runtime
+    from greenroom.workflow import Workflow
 
 __all__ = ["RunLink"]
 
@@ -25,7 +25,7 @@ class RunLink:
 
     __slots__ = ("graph", "run_id", "runtime", "supervisor", "workflow")
 
-    def __init__(self, workflow: HasGraph, run_id: str, runtime: Runtime, supervisor: Ref | None) -> None:
+    def __init__(self, workflow: Workflow, run_id: str, runtime: Runtime, supervisor: Ref | None) -> None:
         self.workflow = workflow
         self.graph: Graph = workflow._graph
         self.run_id = run_id

@@ -26,6 +26,7 @@ from greenroom.actors.pool import PoolDispatcher
 from greenroom.actors.root import Drain, RootSupervisor
 from greenroom.errors import (
     DeadlockError,
+    RunHeldError,
     RuntimeForkedError,
     RuntimeShutdownError,
     UnknownInputError,
@@ -131,7 +132,7 @@ class Runtime:
 
         Raises:
             WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, `loop` no
-                event loop, one of the observers no `Observer`, or an option for the store is wrong.
+                event loop, one of the observers no `Observer`, or `store` or an option for it is wrong.
             StoreError: If the store cannot be opened.
         """
         if isinstance(max_threads, bool) or not isinstance(max_threads, int) or max_threads < 1:
@@ -140,6 +141,10 @@ class Runtime:
             raise WorkflowRuntimeError(f"Runtime(max_parked=...) takes an integer, 0 or more, not {max_parked!r}")
         if loop is not None and not hasattr(loop, "call_soon_threadsafe"):
             raise WorkflowRuntimeError(f"Runtime(loop=...) takes an asyncio event loop, not {loop!r}")
+        if store is not None and (isinstance(store, type) or not hasattr(store, "commit")):
+            raise WorkflowRuntimeError(
+                f"Runtime(store=...) takes a store, such as SQLiteStore('runs.db') of greenroom.stores, not {store!r}"
+            )
         kept = Durability(durability == "sync", flush_interval, idle_timeout, lease, retention)
         _check_durability(durability, kept)
         self._begin(PoolDispatcher(max_threads, loop), max_parked, observers)
@@ -269,7 +274,8 @@ class Runtime:
         """Return the handler of a run: one that goes on here or, with a store, one that rests or has ended there.
 
         Raises:
-            WorkflowRuntimeError: If another process has the run, it was set aside, or its workflow is not known here.
+            RunHeldError: If another process has the run: `respond`, `send_event` and `cancel_run` reach it there.
+            WorkflowRuntimeError: If it was set aside, or its workflow is not known here.
         """
         self.check_process()
         return self.runs.get(run_id) if self.keeper is None else self.keeper.get(run_id)
@@ -294,6 +300,8 @@ class Runtime:
     def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:
         """Answer a question of any of the runs; see `Handler.respond`.
 
+        With a store also one that another process has: it finds the answer in the run's inbox.
+
         Raises:
             UnknownInputError: If no run that goes on has asked it.
             InputError: As `Handler.respond` raises it.
@@ -302,11 +310,55 @@ class Runtime:
         if handler is not None:
             handler.answer_question(input_id, response)
             return
-        at_rest = None if self.keeper is None else self.keeper.asker_at_rest(input_id)
-        if at_rest is not None:
-            at_rest.answer_question(input_id, response)
+        if self.keeper is not None and self.keeper.answer(input_id, response):
             return
         raise UnknownInputError(f"no run here has asked '{input_id}'; pending_inputs() lists the open questions")
+
+    def send_event(self, run_id: str, event: Event, *, dedup_key: str | None = None) -> None:
+        """Send an event to any of the runs; see `Handler.send_event`.
+
+        With a store also to one that another process has: it finds the event in the run's inbox.
+
+        Args:
+            run_id: The run.
+            event: The event.
+            dedup_key: Of the events with the same key only the first counts, from whichever process they are sent.
+
+        Raises:
+            WorkflowRuntimeError: If there is no such run, it has ended, or it is no event that can be sent.
+            StoreError: If the store failed.
+        """
+        handler = self._handler_here(run_id)
+        if handler is not None:
+            handler.send_event(event, dedup_key=dedup_key)
+        else:
+            self._keeper().send(run_id, event, dedup_key)
+
+    def cancel_run(self, run_id: str) -> None:
+        """End any of the runs; see `Handler.cancel_run`.
+
+        With a store also one that another process has: it finds the wish in the run's inbox. Then this does not wait
+        for the end.
+
+        Raises:
+            WorkflowRuntimeError: If there is no such run.
+            StoreError: If the store failed.
+        """
+        handler = self._handler_here(run_id)
+        if handler is not None:
+            handler.cancel_run()
+        else:
+            self._keeper().cancel(run_id)
+
+    def _handler_here(self, run_id: str) -> Handler | None:
+        """Return the handler of a run, or None if another process has it."""
+        try:
+            handler = self.get(run_id)
+        except RunHeldError:
+            return None
+        if handler is None:
+            raise WorkflowRuntimeError(f"there is no run '{run_id}'")
+        return handler
 
     def _find_asker(self, input_id: str) -> Handler | None:
         origin, _, _ = str(input_id).rpartition(":")

@@ -240,7 +240,8 @@ class Workflow(GraphOwner):
             ctx: The context of an earlier run, or one made as `Context(workflow)`: its state is kept. One that has
                 unfinished work, as after `cancel_run()`, resumes it.
             start_event: The start event; or give its fields as keyword arguments.
-            run_id: An id for the run, unique among those that go on in the runtime; None makes one.
+            run_id: An id for the run, unique among those that go on in the runtime; None makes one. With a store the
+                run that has this id already, unfinished or ended, is returned, whatever else is given here.
             **kwargs: The fields of the start event.
 
         Returns:
@@ -248,6 +249,7 @@ class Workflow(GraphOwner):
 
         Raises:
             WorkflowRuntimeError: If the start event is of the wrong class or has a bad field, or the id is taken.
+            RunHeldError: If the store has a run of this id, and another process has that.
             ContextStateError: If `ctx` is in use, or of another workflow, or resumes and a start event was given.
             RuntimeShutdownError: If the runtime has been shut down.
         """
@@ -289,10 +291,7 @@ class Workflow(GraphOwner):
     def _known_run(self, keeper: RunKeeper, run_id: str) -> Handler | None:
         """Return the run of this id that the store has, if it has one: asking twice for a run gives the same run."""
         keeper.know(self)  # pyright: ignore[reportArgumentType]
-        handler = keeper.get(run_id)
-        if handler is not None and handler._link.graph.name != self._graph.name:
-            raise WorkflowRuntimeError(f"run '{run_id}' is of {handler._link.graph.name}, not of {self._graph.name}")
-        return handler
+        return keeper.get(run_id, self.workflow_name)
 
     def _check_context(self, ctx: Any) -> bool:
         """Return whether the context has unfinished work to resume; raise if it cannot be run."""

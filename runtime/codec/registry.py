@@ -7,22 +7,25 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from msgpack import ExtType
 
+from greenroom import errors
 from greenroom.codec import wire
 from greenroom.codec.records import Recipe, recipe_for
 from greenroom.errors import ContextSerdeError
 
 _C = TypeVar("_C", bound=type[Any])
 
-_BUILTIN_EXCEPTIONS = {
-    f"builtins:{cls.__qualname__}": cls
-    for cls in vars(builtins).values()
-    if isinstance(cls, type) and issubclass(cls, BaseException)
-}
-
 
 def default_name(cls: type[Any]) -> str:
     """Return `module:qualname`, the name under which a class is written unless it was registered under another."""
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+# Those of Python and of Greenroom belong to every registry.
+_EXCEPTIONS = {
+    default_name(cls): cls
+    for cls in (*vars(builtins).values(), *vars(errors).values())
+    if isinstance(cls, type) and issubclass(cls, BaseException)
+}
 
 
 class Entry(NamedTuple):
@@ -145,8 +148,8 @@ class TypeRegistry:
         return len(self._entries)
 
     def get(self, name: str) -> type[Any] | None:
-        """Return the class that has or had that name, or None. Exceptions of Python's own are always there."""
-        return self._named(name) or self._default_named(name) or _BUILTIN_EXCEPTIONS.get(name)
+        """Return the class that has or had that name, or None. Python's and Greenroom's exceptions are always there."""
+        return self._named(name) or self._default_named(name) or _EXCEPTIONS.get(name)
 
     def _named(self, name: str) -> type[Any] | None:
         cls = self._classes.get(name) or self._former.get(name)

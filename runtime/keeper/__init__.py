@@ -10,6 +10,7 @@ matter; and none but the lease's is held while the store is called, which may ta
 - `posted`: what other processes have posted is handed on. `Posted._handing` protects what each supervisor was handed.
 - `lookout`: the look around, again and again. No lock: the ticker takes one look at a time.
 - `questions`: the open questions of runs at rest. No state.
+- `elsewhere`: answers and events for runs that another runtime has. No state.
 
 Every method but those that supervisors call may block in the store, and is called on a thread that may: the user's, or
 one of the dispatcher's.
@@ -18,7 +19,7 @@ one of the dispatcher's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,23 +33,28 @@ from greenroom.codec import TypeRegistry
 from greenroom.errors import (
     InputAnsweredError,
     InputExpiredError,
+    RunHeldError,
     RuntimeShutdownError,
     StoreError,
     WorkflowRuntimeError,
 )
 from greenroom.events import Event
 from greenroom.facts import RunResumed, RunStarted
+from greenroom.inbox import post_cancel
 from greenroom.inputs import PendingInput
 from greenroom.journal import encode_fact, pack_record
 from greenroom.keeper.at_rest import AtRest
+from greenroom.keeper.elsewhere import answer_elsewhere, send_elsewhere
 from greenroom.keeper.lease import Lease
 from greenroom.keeper.lookout import Lookout
 from greenroom.keeper.posted import Posted
 from greenroom.keeper.questions import questions_at_rest
 from greenroom.keeper.takeover import Takeover, Waitable
+from greenroom.owners import describe_owner
 from greenroom.ports import HasGraph
 from greenroom.run_state import RunState
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, NewRun, RunStore
+from greenroom.stores.sharing import close_shared, open_shared
 
 if TYPE_CHECKING:
     from greenroom.handler import Handler
@@ -99,7 +105,7 @@ class RunKeeper:
         Raises:
             StoreError: If the store cannot be opened.
         """
-        store.open()
+        open_shared(store)
         dispatcher = runtime.dispatcher
         self.store = store
         self.is_sync = durability.is_sync
@@ -165,19 +171,26 @@ class RunKeeper:
 
     # -- runs that are there already -----------------------------------------------------------------------------------
 
-    def get(self, run_id: str) -> Handler | None:
+    def get(self, run_id: str, of: str | None = None) -> Handler | None:
         """Return the handler of a run: one at work here, one that rests or has ended, or None if there is none.
 
+        Args:
+            run_id: The run.
+            of: The name of the workflow that it must be of; None for any that is known here.
+
         Raises:
-            WorkflowRuntimeError: If another process has it, or its workflow is not known here.
+            RunHeldError: If another process has it.
+            WorkflowRuntimeError: If its workflow is not known here, or is another than `of`.
             StoreError: If the store failed.
         """
         handler = self.takeover.settled(run_id)
         if handler is not None:
+            _check_workflow(run_id, handler._link.workflow.workflow_name, of)
             return handler
         row = self.store.row(run_id)
         if row is None:
             return None
+        _check_workflow(run_id, row.workflow, of)
         workflow = self._workflows.get(row.workflow)
         if workflow is None:
             raise WorkflowRuntimeError(
@@ -189,8 +202,9 @@ class RunKeeper:
         if row.status == "set_aside":
             raise WorkflowRuntimeError(f"run '{run_id}' was set aside: {row.reason}")
         if row.owner is not None and row.owner != self.lease.owner and self.lease.is_alive(row.owner):
-            raise WorkflowRuntimeError(
-                f"run '{run_id}' is held by another process, {row.owner}; send to it with greenroom answer or cancel"
+            raise RunHeldError(
+                f"run '{run_id}' is held by {describe_owner(row.owner)}: respond(), send_event() and cancel_run() of"
+                " the runtime reach it there, and get() gives its handler when it rests or has ended"
             )
         return self.wake(run_id)
 
@@ -225,20 +239,41 @@ class RunKeeper:
         """Return the open questions in the store of the workflows that are known here, but for some runs."""
         return questions_at_rest(self.store, self._workflows, runs)
 
-    def asker_at_rest(self, input_id: str) -> Handler | None:
-        """Return the handler of the run that asks a question which is open in the store, or None.
+    def answer(self, input_id: str, response: Event | Mapping[str, Any]) -> bool:
+        """Answer a question that is open in the store, wherever its run is; return False if there is no such question.
 
         Raises:
-            InputError: If it is closed.
+            InputError: If it is closed, or the answer does not fit.
         """
         row = self.store.input(str(input_id))
         if row is None:
-            return None
+            return False
         if row.closed == "expired":
             raise InputExpiredError(f"question '{input_id}' was given up: nobody had answered in time")
         if row.closed is not None:
             raise InputAnsweredError(f"question '{input_id}' is no longer asked: it was {row.closed}")
-        return self.get(row.run_id)
+        try:
+            handler = self.get(row.run_id)
+        except RunHeldError:
+            answer_elsewhere(self.store, self._workflow_of(row.run_id), row, response)
+            return True
+        if handler is not None:
+            handler.answer_question(input_id, response)
+        return handler is not None
+
+    def send(self, run_id: str, event: Event, dedup_key: str | None) -> None:
+        """Send an event to a run that another process has."""
+        send_elsewhere(self.store, self._workflow_of(run_id), run_id, event, dedup_key)
+
+    def cancel(self, run_id: str) -> None:
+        """Ask for the end of a run that another process has."""
+        post_cancel(self.store, run_id)
+
+    def _workflow_of(self, run_id: str) -> Workflow:
+        row = self.store.row(run_id)
+        if row is None:
+            raise WorkflowRuntimeError(f"there is no run '{run_id}'")
+        return self._workflows[row.workflow]
 
     def earlier_events(self, run_id: str, after: int, before: int, workflow: HasGraph) -> list[Event]:
         """Return the events of a run after one offset and before another, from the store."""
@@ -299,8 +334,13 @@ class RunKeeper:
         try:
             self._unwatch()
             self.lease.end()
-            self.store.close()
+            close_shared(self.store)
         except StoreError as error:
             logger.warning("the store failed as it was closed; the lease ends by itself: %r", error)
         finally:
             closing.set_result(None)
+
+
+def _check_workflow(run_id: str, name: str, wanted: str | None) -> None:
+    if wanted not in (None, name):
+        raise WorkflowRuntimeError(f"run '{run_id}' is there already, and is of {name}, not of {wanted}")

@@ -17,6 +17,7 @@ from greenroom.events import Event, WorkflowCancelledEvent
 from greenroom.launch import ended
 from greenroom.named import registry_of
 from greenroom.outcome import Outcome
+from greenroom.owners import describe_owner
 from greenroom.ports import HasGraph
 from greenroom.run_state import failed_outcome
 from greenroom.stores import ENDED, RunRow, RunStore
@@ -165,4 +166,4 @@ def where(row: RunRow) -> str:
         return f"it has ended as {row.status}; of its past only the result, the status and the stream are kept"
     if row.status != "running":
         return f"it is {row.status}" + (f", {row.reason}" if row.reason else "")
-    return f"it is held by {row.owner}"
+    return "it is at rest" if row.owner is None else f"it is held by {describe_owner(row.owner)}"

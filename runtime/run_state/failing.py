@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from greenroom.effects import CancelInvocation, Effect, SetTimer
 from greenroom.errors import StepTimeoutError
 from greenroom.events import StepFailedEvent
-from greenroom.facts import Failed
+from greenroom.facts import UNDECIDED, Failed, TimerFired
 from greenroom.invocation import Invocation
 from greenroom.lineage import recovered
 from greenroom.retry import RetryInfo, next_delay, retry_seed
@@ -29,19 +28,12 @@ def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> 
     invocation = state.invocations.get(fact.invocation)
     if invocation is None or invocation.attempt != fact.attempt:
         return
-    error, failures = fact.error, invocation.failures + 1
+    failures = invocation.failures + 1
     started = invocation.first_started_at
     elapsed = now - started if started is not None else 0.0
-    delay: float | None = None
-    policy = invocation.spec.options.retry_policy
-    if policy is not None and isinstance(error, Exception):
-        try:
-            seed = retry_seed(state.run_id, invocation.spec.name, failures)
-            delay = next_delay(policy, elapsed, failures, error, seed)
-        except Exception as policy_error:
-            # A policy is the user's code; one that raises fails the run with what it raised.
-            policy_error.__context__ = error
-            error = policy_error
+    if fact.retry_in == UNDECIDED:
+        _decide(state, invocation, fact, failures, elapsed)
+    error, delay = fact.error, fact.retry_in
     worker = leave(state, invocation, None, effects)
     if delay is None:
         del state.invocations[invocation.number]
@@ -82,6 +74,20 @@ def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> 
     serve_queue(state, invocation.spec, worker, now, effects)
 
 
+def _decide(state: RunState, invocation: Invocation, fact: Failed, failures: int, elapsed: float) -> None:
+    """Ask the retry policy what follows, and note it in the fact."""
+    error, policy = fact.error, invocation.spec.options.retry_policy
+    fact.retry_in = None
+    if policy is not None and isinstance(error, Exception):
+        try:
+            seed = retry_seed(state.run_id, invocation.spec.name, failures)
+            fact.retry_in = next_delay(policy, elapsed, failures, error, seed)
+        except Exception as policy_error:
+            # A policy is the user's code; one that raises fails the run with what it raised.
+            policy_error.__context__ = error
+            fact.error = policy_error
+
+
 def handler_for(state: RunState, invocation: Invocation, error: BaseException) -> StepSpec | None:
     """Return the step that catches this failure, if there is one that may still recover in its lineage."""
     handler = state.graph.handlers.get(invocation.spec.name)
@@ -91,11 +97,15 @@ def handler_for(state: RunState, invocation: Invocation, error: BaseException) -
     return handler if used < handler.options.catches.max_recoveries else None
 
 
-def step_timed_out(state: RunState, number: int, attempt: int, at: datetime, now: float, effects: list[Effect]) -> None:
+def step_timed_out(
+    state: RunState, number: int, attempt: int, timer: TimerFired, now: float, effects: list[Effect]
+) -> None:
     """An attempt took longer than its step may."""
     if state.current(number, attempt) is None:
         return
     spec = state.invocations[number].spec
     error = StepTimeoutError(f"step '{spec.name}' took longer than its timeout of {spec.options.timeout} seconds")
     effects.append(CancelInvocation(spec.name, number, attempt, error))
-    failed(state, Failed(number, attempt, error, at), now, effects)
+    fact = Failed(number, attempt, error, timer.at, timer.retry_in)
+    failed(state, fact, now, effects)
+    timer.retry_in = fact.retry_in

@@ -74,13 +74,15 @@ def timer_fired(state: RunState, fact: TimerFired, now: float, effects: list[Eff
                 invocation.retry_at = None
                 admit(state, invocation, now, effects, is_retry=True)
         case ("step", number, attempt):
-            step_timed_out(state, number, attempt, fact.at, now, effects)
+            step_timed_out(state, number, attempt, fact, now, effects)
         case ("wait", number):
             wait = state.waits.by_number.get(number)
             if wait is not None:
                 end_wait(state, wait, None, now, effects)
         case ("child", name, *key):
-            child_timer_fired(state, name, TimerFired(tuple(key), fact.at), now, effects)
+            of_child = TimerFired(tuple(key), fact.at, fact.retry_in)
+            child_timer_fired(state, name, of_child, now, effects)
+            fact.retry_in = of_child.retry_in
         case ("delayed", number):
             event, step, _, lineage = state.delayed.pop(number)
             deliver_inside(state, event, step, lineage, now, effects)

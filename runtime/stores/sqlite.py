@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -102,6 +103,9 @@ class SQLiteStore:
     ) -> None:
         if synchronous not in ("normal", "full"):
             raise ValueError(f"synchronous is 'normal' or 'full', not {synchronous!r}")
+        for name, seconds in (("busy_timeout", busy_timeout), ("poll_interval", poll_interval)):
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+                raise ValueError(f"{name} is a number of seconds, 0 or more, not {seconds!r}")
         if os.fspath(path) in ("", ":memory:") or os.fspath(path).startswith("file:"):
             raise ValueError(f"a store is a file, not {os.fspath(path)!r}; MemoryStore keeps runs in memory")
         self._path = Path(path).absolute()

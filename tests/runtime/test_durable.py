@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +28,20 @@ from greenroom import (
     aio,
     step,
 )
-from greenroom.errors import ContextSerdeError, LeaseLostError, StoreError, StoreUnavailableError
-from greenroom.inbox import post_answer
+from greenroom.codec import UnreconstructedException
+from greenroom.errors import (
+    ContextSerdeError,
+    InputAnsweredError,
+    InvalidResponseError,
+    LeaseLostError,
+    RunHeldError,
+    StoreError,
+    StoreUnavailableError,
+    WorkflowCancelledByUser,
+)
+from greenroom.inbox import post_answer, post_fields
 from greenroom.named import registry_of
-from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
+from greenroom.retry import retry_if_exception_type, retry_policy, stop_after_attempt, wait_fixed
 from greenroom.stores import Commit, MemoryStore, RunStore, SQLiteStore
 from tests.support.flavours import DEADLINE
 
@@ -288,6 +299,97 @@ def test_a_retry_delay_outlives_the_process(make_store: Callable[[], RunStore]) 
         handler = again.get("one")
         assert handler is not None
         assert handler.result(DEADLINE) == [0, 1, 2]
+
+
+class Refused(Exception):
+    """An error of the user's own, that the code of a step names."""
+
+
+@pytest.mark.parametrize("error", [Refused("no"), json.JSONDecodeError("no", "{", 1)], ids=["own", "of a library"])
+def test_a_retry_that_was_granted_is_not_taken_back(make_store: Callable[[], RunStore], error: Exception) -> None:
+    """What a policy said of a failure is in the journal: it is not asked again when the process has died."""
+    numbers: list[int] = []
+
+    class Retries(Workflow):
+        @step(
+            retry_policy=retry_policy(
+                retry=retry_if_exception_type((Refused, json.JSONDecodeError)),
+                wait=wait_fixed(0.3),
+                stop=stop_after_attempt(3),
+            )
+        )
+        def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            numbers.append(ctx.retry_info().retry_number)
+            if len(numbers) < 3:
+                raise error
+            return StopEvent(result=numbers)
+
+    runtime = Runtime(store=make_store())
+    with runtime:
+        Retries().run(run_id="one")
+        until(lambda: len(numbers) == 1)
+        runtime.shutdown(timeout=0.0)
+    with Runtime(store=make_store()) as again:
+        again.recover([Retries])
+        handler = again.get("one")
+        assert handler is not None
+        assert handler.result(DEADLINE) == [0, 1, 2]
+
+
+def test_a_result_that_is_an_error_is_of_its_class_again(make_store: Callable[[], RunStore]) -> None:
+    """Greenroom's errors, Python's, and those that the code names; of others their class and message are told."""
+
+    class Fails(Workflow):
+        @step
+        def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            match ev.how:
+                case "own":
+                    raise Refused("no")
+                case "python":
+                    raise ValueError("no")
+                case "library":
+                    json.loads("{")
+                case "timeout":
+                    ctx.wait_for_event(Answer, timeout=0)
+                case "wrong":
+                    return None  # type: ignore[return-value]
+                case _:
+                    ctx.wait_for_event(Answer)
+            raise AssertionError
+
+    with Runtime(store=make_store()) as runtime:
+        handlers = {how: Fails().run(run_id=how, how=how) for how in ("own", "python", "library", "timeout", "wrong")}
+        handlers["cancelled"] = Fails().run(run_id="cancelled", how="cancelled")
+        handlers["cancelled"].cancel_run()
+        before = {how: handler.exception(DEADLINE) for how, handler in handlers.items()}
+    with Runtime(store=make_store()) as runtime:
+        runtime.recover([Fails])
+        after = {how: handler.exception(DEADLINE) for how in before if (handler := runtime.get(how)) is not None}
+    stands_for = after.pop("library")
+    assert isinstance(stands_for, UnreconstructedException)
+    assert str(stands_for) == f"json.decoder:JSONDecodeError: {before.pop('library')}"
+    assert {how: repr(error) for how, error in after.items()} == {how: repr(error) for how, error in before.items()}
+    assert {how: type(error) for how, error in after.items()} == {how: type(error) for how, error in before.items()}
+
+
+def test_two_runtimes_may_share_a_store(make_store: Callable[[], RunStore]) -> None:
+    """The store is closed after the last of them, and opened again for the next."""
+    store = make_store()
+    first, second = Runtime(store=store), Runtime(store=store)
+    first.shutdown()
+    with second:
+        handler = Approval().run(run_id="one", n=1)
+        handler.respond(asked(handler), {"n": 2})
+        assert handler.result(DEADLINE) == (3, 41)
+    with Runtime(store=store):
+        assert Approval().run(run_id="one").result(DEADLINE) == (3, 41)
+
+
+@pytest.mark.parametrize("store", ["runs.db", Path("runs.db"), SQLiteStore, MemoryStore, 5])
+def test_what_is_no_store_is_refused(store: Any) -> None:
+    """A path is none, nor is the class of a store."""
+    with pytest.raises(WorkflowRuntimeError, match=r"Runtime\(store=...\) takes a store, such as SQLiteStore"):
+        Runtime(store=store)
 
 
 def test_a_cancelled_run_stays_cancelled(make_store: Callable[[], RunStore]) -> None:
@@ -560,3 +662,113 @@ def test_a_coroutine_of_a_child_collects_without_holding_its_loop_up_for_a_commi
     with Runtime(store=Waits(MemoryStore())):  # type: ignore[arg-type]
         assert Outer().run(run_id="one").result(DEADLINE) == 1
     assert at_collect.is_set()
+
+
+# -- runs that another process has -------------------------------------------------------------------------------------
+
+
+class Talk(Workflow):
+    """Asks, and then waits for two ticks."""
+
+    @step
+    def talk(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        got = ctx.ask(Ask(n=1), Answer).n
+        return StopEvent(result=[got, ctx.wait_for_event(Tick).n, ctx.wait_for_event(Tick).n])
+
+
+@pytest.fixture
+def two_runtimes(make_store: Callable[[], RunStore]) -> Iterator[tuple[Runtime, Runtime]]:
+    """Two processes on one store, as far as the store can tell."""
+    with Runtime(store=make_store()) as owner, Runtime(store=make_store()) as other:
+        yield owner, other
+
+
+def test_a_run_of_another_process_is_answered_and_sent_to(two_runtimes: tuple[Runtime, Runtime]) -> None:
+    """What is for it goes into its inbox: the answer is checked first and taken once, an event once a dedup key."""
+    owner, other = two_runtimes
+    handler = Talk(runtime=owner).run(run_id="one")
+    input_id = asked(handler)
+    other.recover([Talk(runtime=other)])
+    with pytest.raises(RunHeldError, match="'one' is held by another Runtime of this process: respond"):
+        other.get("one")
+    with pytest.raises(RunHeldError):
+        Talk(runtime=other).run(run_id="one")
+    assert [question.input_id for question in other.pending_inputs()] == [input_id]
+    with pytest.raises(InvalidResponseError):
+        other.respond(input_id, {"n": "many"})
+    with pytest.raises(WorkflowRuntimeError, match="would not end the run"):
+        other.send_event("one", StopEvent())
+    with pytest.raises(WorkflowRuntimeError, match="takes a text, not 5"):
+        other.send_event("one", Tick(n=9), dedup_key=5)  # type: ignore[arg-type]
+    other.respond(input_id, {"n": 5})
+    with pytest.raises(InputAnsweredError):
+        other.respond(input_id, Answer(n=6))
+    for n, key in ((7, "a"), (7, "a"), (8, "b")):
+        other.send_event("one", Tick(n=n), dedup_key=key)
+    assert handler.result(DEADLINE) == [5, 7, 8]
+    until(lambda: owner.keeper is not None and owner.keeper.store.row("one").status == "completed")  # type: ignore[union-attr]
+    ended = other.get("one")
+    assert ended is not None
+    assert ended.result(DEADLINE) == [5, 7, 8]
+
+
+def test_a_run_of_another_process_is_cancelled(two_runtimes: tuple[Runtime, Runtime]) -> None:
+    """The wish goes into its inbox."""
+    owner, other = two_runtimes
+    handler = Talk(runtime=owner).run(run_id="one")
+    asked(handler)
+    other.recover([Talk(runtime=other)])
+    other.cancel_run("one")
+    with pytest.raises(WorkflowCancelledByUser):
+        handler.result(DEADLINE)
+
+
+def test_a_run_that_is_here_is_sent_to_and_cancelled_by_its_id(make_store: Callable[[], RunStore]) -> None:
+    """With a store and without; a run that there is not is told."""
+    for runtime in (Runtime(store=make_store()), Runtime()):
+        with runtime:
+            handler = Talk().run(run_id="here")
+            runtime.respond(asked(handler), {"n": 1})
+            runtime.send_event("here", Tick(n=2))
+            runtime.cancel_run("here")
+            with pytest.raises(WorkflowCancelledByUser):
+                handler.result(DEADLINE)
+            with pytest.raises(WorkflowRuntimeError, match="there is no run 'gone'"):
+                runtime.send_event("gone", Tick(n=2))
+            with pytest.raises(WorkflowRuntimeError, match="there is no run 'gone'"):
+                runtime.cancel_run("gone")
+
+
+def test_an_answer_that_was_posted_too_late_is_a_dead_letter(make_store: Callable[[], RunStore]) -> None:
+    """It was acknowledged, so it is accounted for: also when the run is read back from its journal."""
+    store = make_store()
+    with Runtime(store=store):
+        handler = Talk().run(run_id="one")
+        input_id = asked(handler)
+        question = store.input(input_id)
+        assert question is not None
+        for n in (1, 2):
+            post_fields(store, question, {"n": n})
+        until(lambda: not store.inbox(run_id="one"))
+        (letter,) = handler.dead_letters()
+        assert (letter.event.n, letter.reason) == (2, f"question '{input_id}' has been answered")
+    with Runtime(store=make_store()) as runtime:
+        runtime.recover([Talk])
+        again = runtime.get("one")
+        assert again is not None
+        assert [str(letter) for letter in again.dead_letters()] == [str(letter)]
+
+
+def test_an_id_of_a_run_of_another_workflow_is_taken(make_store: Callable[[], RunStore]) -> None:
+    """Whether that workflow is known here or not, and whether the run goes on or has ended."""
+    for life in range(2):
+        with Runtime(store=make_store()):
+            for run_id in ("goes on", "has ended"):
+                if life == 0:
+                    handler = Talk().run(run_id=run_id)
+                    if run_id == "has ended":
+                        handler.cancel_run()
+                with pytest.raises(
+                    WorkflowRuntimeError, match=r"there already, and is of .*\.Talk, not of .*\.Approval"
+                ):
+                    Approval().run(run_id=run_id)

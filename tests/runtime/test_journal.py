@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from greenroom import Workflow
+from greenroom import StartEvent, Workflow
 from greenroom.checkpoint import dump_checkpoint, load_checkpoint
 from greenroom.effects import StartInvocation
-from greenroom.facts import Recovered
-from greenroom.journal import encode_fact, is_recorded, pack_record, replay
+from greenroom.facts import CancelAsked, EventArrived, Failed, Recovered, RunStarted, TimerFired
+from greenroom.journal import RecordError, encode_fact, is_recorded, pack_record, replay
 from greenroom.named import graphs_named_by, registry_for
 from greenroom.run_state import RunState
 from greenroom.testing import SeededRuntime
@@ -31,7 +31,7 @@ class Kept:
 
 @contextmanager
 def journal_kept(kept: Kept, registry: Any = None) -> Iterator[None]:
-    """Record every fact before it is applied, and the run after it."""
+    """Record every fact, with what the run has noted in it, and the run after it."""
     apply, given = RunState.apply, registry
 
     def watched(state: RunState, fact: Any, now: float) -> Any:
@@ -41,9 +41,11 @@ def journal_kept(kept: Kept, registry: Any = None) -> Iterator[None]:
         if not kept.checkpoints:
             kept.checkpoints.append(dump_checkpoint(state, 0.0, registry))
         recorded = is_recorded(fact) and state.outcome is None
-        if recorded:
-            kept.records.append(pack_record(now, encode_fact(fact, registry)))
+        data = encode_fact(fact, registry) if recorded else b""
         effects = apply(state, fact, now)
+        if recorded:
+            asks_policy = isinstance(fact, Failed | TimerFired)
+            kept.records.append(pack_record(now, encode_fact(fact, registry) if asks_policy else data))
         if recorded and state.outcome is None:
             # With the clock at 0 the bytes of two runs can be compared, whenever they were taken.
             kept.checkpoints.append(dump_checkpoint(state, 0.0, registry))
@@ -133,3 +135,15 @@ def test_facts_of_children_are_replayed_with_those_of_their_parent(max_parked: i
     assert seen
     assert state.outcome is not None
     assert state.outcome.result == result
+
+
+def test_a_journal_that_goes_on_after_the_end_of_the_run_does_not_apply() -> None:
+    """By the code as it is now the run has ended where it had gone on: that is told, and nothing is guessed."""
+    graph = Approvals([])._graph
+    registry = registry_for(graph)
+    facts = [RunStarted(StartEvent()), CancelAsked(), EventArrived(StartEvent(), None, None)]
+    records = [pack_record(1.0, encode_fact(fact, registry)) for fact in facts]
+    with pytest.raises(
+        RecordError, match=r"record 2, EventArrived, cannot be applied: the run had not ended before it"
+    ):
+        replay(RunState(graph, "one"), records, registry)

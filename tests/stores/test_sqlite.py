@@ -75,6 +75,14 @@ def test_an_unknown_mode() -> None:
         SQLiteStore("x.db", synchronous="off")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "10", None, True])
+def test_times_that_are_none(seconds: Any) -> None:
+    """What is no time is refused when the store is made, not when somebody waits for a lock."""
+    for name in ("busy_timeout", "poll_interval"):
+        with pytest.raises(ValueError, match=f"{name} is a number of seconds"):
+            SQLiteStore("x.db", **{name: seconds})
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     """A store in a folder that does not exist is refused by the folder's name."""
     with pytest.raises(StoreError, match="nowhere"):
