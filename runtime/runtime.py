@@ -449,6 +449,10 @@ class Runtime:
     def _end_all(self, error: RuntimeShutdownError) -> None:
         for handler in list(self.runs.values()):
             handler.end(error)
+        if self.keeper is not None:
+            # One whose commit is under way gives itself back when that is done, and needs its store for it.
+            drained = self.root.ask(Drain(self.runs.copy(), error), block=False)
+            self.dispatcher.wait(drained, EXIT_SECONDS / 2)
         self._close(EXIT_SECONDS, error)
 
     def _close(self, seconds: float, error: RuntimeShutdownError) -> None:
