@@ -29,7 +29,7 @@ from pykka.messages import _ActorStop
 
 from greenroom.actors.mailbox import Mailbox
 from greenroom.errors import DeadlockError
-from greenroom.ports import log_fields
+from greenroom.log_fields import log_fields
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -551,7 +551,7 @@ class DurableSupervisor(RunSupervisor):
     def _lose(self, error: LeaseLostError) -> None:
         """Another process has the run."""
         if not self._run_ended and not self._detached:
-            logger.error("%s", error)
+            logger.error("%s", error, extra=self.log_fields())
             self._let_go(error)
 
 

@@ -163,13 +163,14 @@ class JournalActor(PooledActor):
                     len({asked.commit.run_id for asked in end.batch}),
                     delay,
                     end.error,
+                    extra=self.log_fields(),
                 )
             self._waiting[:0] = end.batch
             self._urgent = True
             self._set_timer(delay)
             return
         if self._failures:
-            logger.warning("the store commits again")
+            logger.warning("the store commits again", extra=self.log_fields())
             self._failures = 0
         for asked, error in zip(end.batch, end.results, strict=True):
             asked.asker.put_control(_COMMITTED if error is None else Refused(error))

@@ -7,6 +7,7 @@ bodies, on the threads of those.
 from __future__ import annotations
 
 import contextvars
+import logging
 from typing import Any
 
 from greenroom.actors.base import Ref
@@ -16,14 +17,16 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.step import StepActor, _AsyncBody, _Body
 from greenroom.actors.supervisor import RunSupervisor
 from greenroom.actors.watch import RunWatch
-from greenroom.effects import Effect
+from greenroom.effects import Effect, Finish
+from greenroom.errors import LeaseLostError
 from greenroom.events import Event
-from greenroom.facts import ChildAwaited, Fact, Failed, Finished, WaitAsked
+from greenroom.facts import Carried, ChildAwaited, Fact, Failed, Finished, WaitAsked
 from greenroom.observer import Observers
 from greenroom.ports import Cast, current_step
-from greenroom.run_state import failed_outcome
 
 __all__ = ["ObservedDurableSupervisor", "ObservedSupervisor"]
+
+logger = logging.getLogger("greenroom.observer")
 
 
 class ObservedSupervisor(RunSupervisor):
@@ -41,18 +44,35 @@ class ObservedSupervisor(RunSupervisor):
         if not self._watch.hears_only_runs:
             self._step_class = _ObservedStepActor
 
-    def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
-        try:
-            super().on_failure(exception_type, exception_value, traceback)
-        finally:
-            self._watch.end(failed_outcome(exception_value), self._now())
-
     def _take(self, fact: Fact, now: float) -> list[Effect]:
         return self._watch.take(self._state, fact, now)
 
+    def _finish(self, effect: Finish) -> None:
+        self._watch.end(effect.outcome, self._now())
+        super()._finish(effect)
+
 
 class ObservedDurableSupervisor(ObservedSupervisor, DurableSupervisor):
-    """Tells observers what happens to its run, which the journal keeps."""
+    """Tells observers what happens to its run, and has the journal keep what they carry with it."""
+
+    def _take(self, fact: Fact, now: float) -> list[Effect]:
+        effects = super()._take(fact, now)
+        to_carry, self._watch.to_carry = self._watch.to_carry, None
+        if to_carry is not None:
+            if all(type(name) is str and type(text) is str for name, text in to_carry.items()):
+                self.actor_ref.tell(Carried(dict(to_carry)))
+            else:
+                # It could not be read again by whoever does not know its classes, and no run fails for an observer.
+                logger.error("observers can keep only texts with a run, not %r", to_carry, extra=self.log_fields())
+        return effects
+
+    def _leave(self) -> None:
+        self._watch.leave("rested", self._now())
+        super()._leave()
+
+    def _let_go(self, error: BaseException) -> None:
+        self._watch.leave("lost" if isinstance(error, LeaseLostError) else "given_back", self._now())
+        super()._let_go(error)
 
 
 class _ObservedStepActor(StepActor):

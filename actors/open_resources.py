@@ -19,6 +19,7 @@ from typing import Any
 from greenroom.actors.base import Reply
 from greenroom.actors.dispatcher import Dispatcher, Unlimited
 from greenroom.actors.resource_work import Work, run_here
+from greenroom.log_fields import log_fields
 from greenroom.resources import Dependency
 
 __all__ = ["OpenResources", "log_failures", "raise_first"]
@@ -245,7 +246,7 @@ class OpenResources:
 def log_failures(failures: list[BaseException]) -> None:
     """Log what closing has raised where nobody can be told."""
     for failure in failures:
-        logger.error("a resource failed to close", exc_info=failure)
+        logger.error("a resource failed to close", exc_info=failure, extra=log_fields())
 
 
 def raise_first(failures: list[BaseException]) -> None:

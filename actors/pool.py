@@ -42,7 +42,7 @@ from greenroom.actors.base import here
 from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Unlimited, Waitable
 from greenroom.actors.loop import LoopThread
 from greenroom.actors.timer import TimerActor
-from greenroom.ports import log_fields
+from greenroom.log_fields import log_fields
 
 if TYPE_CHECKING:
     import asyncio

@@ -36,7 +36,8 @@ from greenroom.actors.dispatcher import AsyncBody, Body, Timer, Unlimited, Waita
 from greenroom.actors.seeded_loop import SeededLoop
 from greenroom.actors.strand import Call, Strand, Worker, closed_gate
 from greenroom.errors import DeadlockError
-from greenroom.ports import current_step, log_fields
+from greenroom.log_fields import log_fields
+from greenroom.ports import current_step
 
 if TYPE_CHECKING:
     from greenroom.actors.base import PooledActor, Ref

@@ -30,7 +30,8 @@ from greenroom.effects import CancelInvocation, StartInvocation
 from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
 from greenroom.facts import ChildAsked, ChildAwaited, Failed, Finished, PassivateAsked, WaitAsked
 from greenroom.graph import Graph
-from greenroom.ports import Cast, current_step, log_fields, step_has_ended
+from greenroom.log_fields import log_fields
+from greenroom.ports import Cast, current_step, step_has_ended
 from greenroom.steps import StepSpec
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from greenroom.actors.base import here
 from greenroom.actors.dispatcher import Body, Waitable
 from greenroom.errors import StepCancelled
-from greenroom.ports import log_fields
+from greenroom.log_fields import log_fields
 
 if TYPE_CHECKING:
     from greenroom.actors.seeded import SeededDispatcher

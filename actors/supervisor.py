@@ -50,8 +50,9 @@ from greenroom.facts import (
     TimerKey,
     WaitAsked,
 )
+from greenroom.log_fields import log_fields
 from greenroom.outcome import Outcome
-from greenroom.ports import Cast, log_fields
+from greenroom.ports import Cast
 from greenroom.resources import ResourceManager
 from greenroom.run_state import RunState, failed_outcome
 from greenroom.waits import OpenInput
@@ -363,7 +364,7 @@ _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {
     SetTimer: RunSupervisor._set_timer,
     DropTimer: RunSupervisor._drop_timer,
     Answer: RunSupervisor._answer,
-    Finish: RunSupervisor._finish,
+    Finish: lambda supervisor, effect: supervisor._finish(effect),  # Those who observe it are told before.
     FromChild: RunSupervisor._from_child,
 }
 

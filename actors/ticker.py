@@ -96,7 +96,8 @@ class Ticker(PooledActor):
             self._failures += 1
             # What fails for hours, as a store that is away, is not logged at each call.
             if self._failures in (1, 10) or self._failures % 100 == 0:
-                logger.error("%s failed (%d in a row); it is called again", name, self._failures, exc_info=error)
+                what = "%s failed (%d in a row); it is called again"
+                logger.error(what, name, self._failures, exc_info=error, extra=self.log_fields())
         elif self._failures:
-            logger.warning("%s succeeds again", name)
+            logger.warning("%s succeeds again", name, extra=self.log_fields())
             self._failures = 0

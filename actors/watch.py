@@ -13,12 +13,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context as Variables
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from greenroom.effects import Answer, CancelInvocation, Effect, Publish, SetTimer, StartInvocation
 from greenroom.errors import StepPassivated
-from greenroom.facts import ChildAsked, Fact, Failed, Finished, RunResumed, RunStarted, WaitAsked
-from greenroom.observer import AttemptEnd, AttemptRecord, Observers, RunParent, RunRecord, WaitEnd, WaitRecord
+from greenroom.facts import ChildAsked, Fact, Failed, Finished, Recovered, RunResumed, RunStarted, WaitAsked
+from greenroom.observer import (
+    AttemptEnd,
+    AttemptRecord,
+    Observers,
+    RunLeaving,
+    RunParent,
+    RunRecord,
+    WaitEnd,
+    WaitRecord,
+)
 from greenroom.outcome import DeadLetter, Outcome
 from greenroom.run_state import RunState
 from greenroom.state import StoreCall
@@ -60,6 +69,7 @@ class RunWatch:
         now: Returns the time.
         hears_only_runs: Whether the observers want no more than begins and ends of runs.
         going: The attempts whose end has not been told.
+        to_carry: What observers want to have kept with the run, until it is; else None.
     """
 
     def __init__(
@@ -83,9 +93,11 @@ class RunWatch:
         self.now = now
         self.hears_only_runs = observers.hear_only_runs
         self.going: GoingAttempts = {}
+        self.to_carry: dict[str, str] | None = None
         self._state: RunState
         self._observers = observers
         self._variables = variables
+        self._has_left = False
         self._outer = outer
         self._parent = parent
         self._run: RunRecord | None = None
@@ -97,8 +109,10 @@ class RunWatch:
         self._passed_on: set[int] = set()  # The ids of letters that were told as those of a child.
 
     def take(self, state: RunState, fact: Fact, now: float) -> list[Effect]:
-        """Have the run take a fact in, and tell what follows."""
+        """Have the run take a fact in, and tell what follows. The end of the outermost run is told by `end`."""
         self._state = state
+        if self._has_left:
+            return state.apply(fact, now)
         if not self._is_going_on(state, fact, now):
             effects = state.apply(fact, now)
             if self._run is not None:
@@ -107,14 +121,14 @@ class RunWatch:
             if type(fact) is ChildAsked:
                 self._watch_child(fact)
             effects = state.apply(fact, now) if self.hears_only_runs else self._observe(state, fact, now)
-        if state.outcome is not None:
+        if state.outcome is not None and self._outer is not None:
             self.end(state.outcome, now)
         return effects
 
     def saw(self, effects: list[Effect]) -> None:
         """Tell what has followed for the run from what befell the one around it."""
         run, now = self._run, self.now()
-        if run is None:
+        if run is None or self._has_left:
             return
         if run.outcome is None:
             for effect in effects:
@@ -131,18 +145,35 @@ class RunWatch:
     def end(self, outcome: Outcome, now: float) -> None:
         """Tell that the run has ended, and before it all in it that has not."""
         run = self._run
-        if run is None or run.outcome is not None:
+        if run is None or run.outcome is not None or self._has_left:
             return
         for child in list(self._inside):
             child.end(outcome, now)  # Only after a failure of the engine: else they have ended before.
-        for number in list(self._waits):
-            self._end_waits(number, "cancelled", now)
-        for key in list(self.going):
-            self._give_up(key, "cancelled", None, now)
-        run.ended_at, run.outcome = now, outcome
+        self._end_all("cancelled", now)
+        run.ended_at, run.outcome = max(now, run.started_at), outcome
         self.tell("run_ended", run)
         if self._outer is not None:
             self._outer._inside.pop(self, None)
+
+    def leave(self, how: RunLeaving, now: float) -> None:
+        """Tell that the run leaves memory, and all in it with it. Nothing is told of it from now on."""
+        run = self._run
+        if self._has_left or (run is not None and run.outcome is not None):
+            return
+        self._has_left = True
+        if run is None:
+            return  # It had waited for its turn to begin.
+        for child in list(self._inside):
+            child.leave(how, now)
+        self._end_all(how, now)
+        run.ended_at, run.left = max(now, run.started_at), how
+        self.tell("run_left", run)
+
+    def _end_all(self, how: Literal["cancelled"] | RunLeaving, now: float) -> None:
+        for number in list(self._waits):
+            self._end_waits(number, how, now)
+        for key in list(self.going):
+            self._give_up(key, how, None, now)
 
     def _watch_child(self, fact: ChildAsked) -> None:
         """Have what happens to a child told as well."""
@@ -157,24 +188,33 @@ class RunWatch:
         """Return whether the run has begun and not ended; its first fact begins it."""
         run = self._run
         if run is None and type(fact) is not StoreCall:
-            run = self._run = self._record(state, now)
-            if type(fact) is RunStarted:
-                run.start_event = fact.event
+            run = self._run = self._record(state, fact, now)
             self._due = dict.fromkeys(state.invocations, now)
             self._newest_letter = state.dead_letters[-1] if state.dead_letters else None
             if self._outer is not None:
                 self._outer._inside[self] = None
             self._variables.run(self.tell, "run_started", run)
+            if run.carried != state.carried:
+                self.to_carry = run.carried
         return run is not None and run.outcome is None
 
-    def _record(self, state: RunState, now: float) -> RunRecord:
-        parent = self._parent
-        if parent is None:
-            return RunRecord(state.run_id, state.graph.name, state.origin, now)
-        origin, outer = state.run_id, parent.run
-        if origin.startswith(f"{outer.run_id}/"):
-            origin = outer.origin + origin[len(outer.run_id) :]
-        return RunRecord(state.run_id, state.graph.name, origin, now, parent)
+    def _record(self, state: RunState, fact: Fact, now: float) -> RunRecord:
+        parent, origin = self._parent, state.origin
+        if parent is not None:
+            origin, outer = state.run_id, parent.run
+            if origin.startswith(f"{outer.run_id}/"):
+                origin = outer.origin + origin[len(outer.run_id) :]
+        run = RunRecord(state.run_id, state.graph.name, origin, now, parent)
+        if type(fact) is RunStarted:
+            run.start_event = fact.event
+        elif type(fact) is RunResumed:
+            comes_back = parent is not None and parent.run.beginning in ("woken", "recovered")
+            run.beginning = parent.run.beginning if parent is not None and comes_back else "resumed"
+        elif type(fact) is Recovered:
+            run.beginning = "woken" if fact.has_rested else "recovered"
+            run.started_at = now if state.began_at is None else state.began_at
+            run.carried = dict(state.carried)
+        return run
 
     def _observe(self, state: RunState, fact: Fact, now: float) -> list[Effect]:
         run = self._run
@@ -188,6 +228,8 @@ class RunWatch:
             self._event_routed(run, number, now)
         if wait is not None:
             self._begin_wait(cast("WaitAsked", fact), wait)
+        if type(fact) is Recovered:
+            self._take_up_waits(run, now)
         for effect in effects:
             self._hear(run, fact, effect, now)
         if self._waits and isinstance(fact, Finished | Failed):
@@ -279,6 +321,22 @@ class RunWatch:
             return None
         return _OpenWait(WaitRecord(going.record, fact.event_type, fact.timeout, now))
 
+    def _take_up_waits(self, run: RunRecord, now: float) -> None:
+        """Tell the waits of a run that comes back, before any body has come to them."""
+        state = self._state
+        for wait in state.waits.by_number.values():
+            if wait.event_type is None:
+                continue  # For children, which are seen by themselves.
+            invocation, question = state.invocations[wait.invocation], state.inputs.open.get(wait.input_id or "")
+            since = invocation.parked_at if question is None else question.asked_at
+            since = now if since is None else since
+            name, number, event = invocation.spec.name, invocation.number, invocation.event
+            attempt = AttemptRecord(run, name, number, invocation.attempt, invocation.failures, 0, event, now)
+            timeout = None if wait.deadline is None else max(0.0, wait.deadline - since)
+            record = WaitRecord(attempt, wait.event_type, timeout, since, wait.input_id)
+            self._waits.setdefault(number, {})[wait.key] = _OpenWait(record)
+            self._variables.run(self.tell, "wait_started", record)
+
     def _begin_wait(self, fact: WaitAsked, wait: _OpenWait) -> None:
         number, key, record = fact.invocation, fact.key, wait.record
         waits = self._waits.setdefault(number, {})
@@ -317,7 +375,7 @@ class RunWatch:
             self._end_wait(wait.record, end, now)
 
     def _end_wait(self, record: WaitRecord, end: WaitEnd, now: float) -> None:
-        record.end, record.ended_at = end, now
+        record.end, record.ended_at = end, max(now, record.started_at)
         self.tell("wait_ended", record)
 
 

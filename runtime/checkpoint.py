@@ -40,7 +40,13 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
         ContextSerdeError: If it holds something that cannot be encoded; the message starts with its path.
     """
     document = take_document(state, now)
-    document["live"] = {"now": now, "steps": dump_steps(state.graph), **_live(state)}
+    document["live"] = {
+        "now": now,
+        "steps": dump_steps(state.graph),
+        "began_at": state.began_at,
+        "carried": state.carried,
+        **_live(state),
+    }
     return dump_snapshot(document, registry)
 
 
@@ -111,6 +117,7 @@ def _live(state: RunState) -> dict[str, Any]:
 
 def _read_live(state: RunState, live: Any, now: float) -> None:
     state.shift_clock(now)
+    state.began_at, state.carried = live["began_at"], live["carried"]
     _read_run(state, live)
 
 

@@ -49,12 +49,23 @@ class Recovered:
 
     Attributes:
         last: When the last fact was applied, by the run's clock.
+        has_rested: Whether it had rested in its store and nobody has died. For observers; the rules do not ask.
     """
 
-    __slots__ = ("last",)
+    __slots__ = ("has_rested", "last")
 
-    def __init__(self, last: float) -> None:
+    def __init__(self, last: float, has_rested: bool = False) -> None:
         self.last = last
+        self.has_rested = has_rested
+
+
+class Carried:
+    """Observers have something kept with the run: texts by name, which mean nothing to the core."""
+
+    __slots__ = ("texts",)
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
 
 
 class EventArrived:
@@ -435,6 +446,7 @@ Fact: TypeAlias = (
     RunStarted
     | RunResumed
     | Recovered
+    | Carried
     | EventArrived
     | EventSent
     | EventWritten

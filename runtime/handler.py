@@ -32,8 +32,9 @@ from greenroom.event_stream import EventStream
 from greenroom.events import Event, StopEvent
 from greenroom.facts import CancelAsked, Inspect, Responded
 from greenroom.inputs import PendingInput, pending_input
+from greenroom.log_fields import log_fields
 from greenroom.outcome import DeadLetter, Outcome
-from greenroom.ports import current_step, log_fields
+from greenroom.ports import current_step
 from greenroom.run_link import RunLink
 from greenroom.run_state import all_dead_letters, all_questions, asks_or_asked, find_question
 

@@ -153,7 +153,7 @@ def go_on(
         handler.origin = state.origin
         runtime.enter_resumed(handler)
     supervisor.watch(runtime.root)
-    _let_begin(workflow, runtime, handler, supervisor, Recovered(recovery.last))
+    _let_begin(workflow, runtime, handler, supervisor, Recovered(recovery.last, recovery.has_rested))
     return handler
 
 

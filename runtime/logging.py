@@ -9,8 +9,8 @@
     greenroom.logging.add_run_fields()
 
 The engine itself logs to `greenroom` and its children, and its records always bear them. On `greenroom.run` there is
-the life of the runs: their begin and end at INFO, all between at DEBUG. The level is looked at when a run begins; where
-it is off, nothing of this is called.
+the life of the runs: at INFO their begin and end, and of durable ones when they rest and come back; all between at
+DEBUG. The level is looked at when a run begins or comes back; where it is off, nothing of this is called.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from __future__ import annotations
 import logging
 
 from greenroom.events import Event
+from greenroom.log_fields import log_fields
 from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
 from greenroom.outcome import DeadLetter
-from greenroom.ports import current_step, log_fields
+from greenroom.ports import current_step
 
 __all__ = ["RunFilter", "add_run_fields", "run_log"]
 
@@ -94,13 +95,26 @@ def run_log() -> Observer | None:
     return _FullLog() if run_logger.isEnabledFor(logging.DEBUG) else _RunLog()
 
 
+_BEGINNINGS = {"started": "began", "resumed": "goes on", "woken": "is woken", "recovered": "is recovered"}
+_LEAVINGS = {
+    "rested": "rests in its store",
+    "given_back": "is given back to its store",
+    "lost": "is lost to another process",
+}
+
+
 class _RunLog(Observer):
-    """Logs the begin and the end of a run."""
+    """Logs the begin and the end of a run, and when it leaves memory and comes back."""
 
     def run_started(self, run: RunRecord) -> None:
-        began = "began" if run.start_event is not None else "goes on"
+        began = _BEGINNINGS[run.beginning]
         where = "" if run.parent is None else f" in step '{run.parent.step}' of run '{run.parent.run.run_id}'"
         run_logger.info("run '%s' of %s %s%s", run.run_id, run.workflow, began, where, extra=log_fields(run.run_id))
+
+    def run_left(self, run: RunRecord) -> None:
+        assert run.left is not None
+        fields = log_fields(run.run_id)
+        run_logger.info("run '%s' of %s %s", run.run_id, run.workflow, _LEAVINGS[run.left], extra=fields)
 
     def run_ended(self, run: RunRecord) -> None:
         assert run.outcome is not None

@@ -9,20 +9,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from greenroom.errors import WorkflowRuntimeError
 from greenroom.events import Event
+from greenroom.log_fields import log_fields
 from greenroom.outcome import DeadLetter, Outcome
-from greenroom.ports import log_fields
 
-__all__ = ["AttemptEnd", "AttemptRecord", "Observer", "Observers", "RunParent", "RunRecord", "WaitEnd", "WaitRecord"]
+__all__ = [
+    "AttemptEnd",
+    "AttemptRecord",
+    "Observer",
+    "Observers",
+    "RunBeginning",
+    "RunLeaving",
+    "RunParent",
+    "RunRecord",
+    "WaitEnd",
+    "WaitRecord",
+]
 
 logger = logging.getLogger("greenroom.observer")
 
-AttemptEnd: TypeAlias = Literal["completed", "failed", "timed_out", "cancelled", "passivated"]
-WaitEnd: TypeAlias = Literal["answered", "expired", "withdrawn", "cancelled"]
+_OF_RUNS = ("run_started", "run_ended", "run_left")
+
+RunBeginning: TypeAlias = Literal["started", "resumed", "woken", "recovered"]
+RunLeaving: TypeAlias = Literal["rested", "given_back", "lost"]
+AttemptEnd: TypeAlias = Literal["completed", "failed", "timed_out", "cancelled", "passivated"] | RunLeaving
+WaitEnd: TypeAlias = Literal["answered", "expired", "withdrawn", "cancelled"] | RunLeaving
 
 
 class RunParent(NamedTuple):
@@ -41,7 +56,9 @@ class RunParent(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class RunRecord:
-    """A run. All times are in seconds of the runtime's clock.
+    """A run, for as long as it is in memory. All times are in seconds of its clock: with a store, since the epoch.
+
+    A durable run that leaves memory and comes back has another record then, perhaps in another process.
 
     Attributes:
         run_id: Its id.
@@ -50,9 +67,15 @@ class RunRecord:
             whose id begins with its parent's begins with its parent's origin.
         parent: The step that has begun it within a run, or None.
         start_event: The event that began it; None if it goes on with unfinished work.
-        started_at: When it began.
-        ended_at: When it ended, or None.
+        started_at: When it began; of one that comes back, when it first did.
+        ended_at: When it ended or left memory, or None.
         outcome: How it ended, or None.
+        beginning: "started"; "resumed", with unfinished work of another run; "woken", after a rest in its store; or
+            "recovered", from a process that has died or given it back.
+        left: How it left memory without having ended, or None: "rested" in its store; "given_back" to it by a runtime
+            that shuts down; or "lost" to another process, which holds it now.
+        carried: A few texts that observers keep with a durable run, by names that begin with their own. What is in it
+            when `run_started` returns is kept, and is there again when the run comes back; that of children is not.
     """
 
     run_id: str
@@ -63,6 +86,9 @@ class RunRecord:
     start_event: Event | None = None
     ended_at: float | None = None
     outcome: Outcome | None = None
+    beginning: RunBeginning = "started"
+    left: RunLeaving | None = None
+    carried: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False, slots=True)
@@ -81,7 +107,8 @@ class AttemptRecord:
         started_at: When its body began.
         ended_at: When its body ended or was given up, or None.
         end: How it ended, or None. "timed_out" and "cancelled": it was given up, but the body of a `def` step may go on
-            for a while. "passivated": it was unwound while it waited; another attempt goes on.
+            for a while. "passivated": it was unwound while it waited; another attempt goes on. "given_back" and "lost":
+            its run left memory; another attempt goes on where that comes back.
         output: The event, or the list of events, that it returned, or None.
         error: What it raised, or None.
     """
@@ -112,14 +139,17 @@ class AttemptRecord:
 class WaitRecord:
     """A step's wait for an event, from the call to when the step goes on, also over passivations.
 
+    Where its run leaves memory it ends as that does, and begins again with another record when the run comes back.
+
     Attributes:
-        attempt: The attempt that began it.
+        attempt: The attempt that began it; of one that begins again, the one that goes on.
         event_type: The class that it waits for.
         timeout: Seconds to wait at most, or None.
         input_id: The question that goes with it, or None.
-        started_at: When it began.
+        started_at: When it began; of one that begins again, when it first did, as far as that is known.
         ended_at: When it ended, or None.
-        end: How it ended, or None. "withdrawn": the step ended first. "cancelled": the run did.
+        end: How it ended, or None. "withdrawn": the step ended first. "cancelled": the run did. "rested", "given_back"
+            and "lost": the run left memory.
         answer: The event that came, or None.
     """
 
@@ -143,6 +173,9 @@ class Observer:
     run is a run of its own that names its parent; it begins and ends within that. What a hook raises is logged, the
     first time, and harms no run.
 
+    A durable run may leave memory before it ends: `run_left` says so, and all in it that goes on is told to have ended
+    as the run has left. When it comes back, here or in another process, `run_started` tells of a new record.
+
     Example:
         >>> from greenroom import Runtime, StartEvent, StopEvent, Workflow, step
         >>> from greenroom.observer import Observer
@@ -163,17 +196,21 @@ class Observer:
     """
 
     def run_started(self, run: RunRecord) -> None:
-        """A run begins. In the supervisor's turn, within the context variables that all its bodies will have.
+        """A run begins, or comes back. In the supervisor's turn, within the context variables of all its bodies.
 
         These are a copy of those of whoever called `run()` or, for a child run, of the step that called `ctx.run()`;
-        what is set here is seen by every step.
+        what is set here is seen by every step. Of a durable run that comes back, they are those of whoever has woken or
+        recovered it.
         """
 
     def run_idle(self, run: RunRecord) -> None:
         """A run has come to rest: only the outside or a timer can go on. In the supervisor's turn."""
 
     def run_ended(self, run: RunRecord) -> None:
-        """A run has its outcome; its handler is completed after this. In the supervisor's turn."""
+        """A run has its outcome, and its store, too; its handler is completed after this. In the supervisor's turn."""
+
+    def run_left(self, run: RunRecord) -> None:
+        """A durable run leaves memory and has not ended; `run.left` says how. In the supervisor's turn."""
 
     def event_routed(self, run: RunRecord, event: Event, step: str, is_queued: bool) -> None:
         """An event has come to a step. In the supervisor's turn.
@@ -246,7 +283,7 @@ class Observers:
     @property
     def hear_only_runs(self) -> bool:
         """Whether nobody wants to hear more than that a run begins and ends, as a log at INFO does."""
-        return not any(calls for hook, calls in self._hearers.items() if hook not in ("run_started", "run_ended"))
+        return not any(calls for hook, calls in self._hearers.items() if hook not in _OF_RUNS)
 
     def and_also(self, observer: Observer) -> Observers:
         """Return these and one more."""

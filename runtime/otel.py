@@ -6,22 +6,28 @@ program sets no SDK up, all of it does nothing. docs/observability.md lists the 
 Hooks come from any thread. `_spans` holds those that are open, by record; only single dict operations are used on it.
 The run's span is made current in the variables that all its bodies get, a step's span in those of its body. So spans
 that the code of a step opens are children of the step's, on whichever thread the step runs and also after a wait.
+
+A span belongs to one process and cannot be put away. So a durable run has one for each time that it is in memory, all
+in one trace: the first is the parent of the others, and each bears a link to the one before it. The contexts of these
+two are kept with the run, in the form of the W3C's traceparent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 try:
     from opentelemetry import context, metrics, trace
+    from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
-    from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
+    from opentelemetry.trace import Link, Span, Status, StatusCode, TracerProvider
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ModuleNotFoundError as error:
     raise ImportError("greenroom.otel needs OpenTelemetry: pip install 'greenroom[otel]'") from error
 
-from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
+from greenroom.observer import AttemptRecord, Observer, RunLeaving, RunRecord, WaitRecord
 from greenroom.outcome import DeadLetter
 from greenroom.runtime import add_observer, living_runtimes, remove_observer
 
@@ -31,6 +37,10 @@ Attributes: TypeAlias = dict[str, str | int | float | bool]
 
 # Seconds. From what a hop takes to what a person takes.
 _BUCKETS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 10000)
+
+_LEAVINGS = get_args(RunLeaving)
+_PROPAGATOR = TraceContextTextMapPropagator()
+_FIRST, _LAST = "greenroom.otel.first.", "greenroom.otel.last."  # what the texts begin with that a run carries
 
 _instrumented: OpenTelemetry | None = None
 
@@ -92,17 +102,29 @@ class OpenTelemetry(Observer):
 
     def run_started(self, run: RunRecord) -> None:
         attributes = _of_run(run)
+        attributes["greenroom.beginning"] = run.beginning
         if run.start_event is not None:
             attributes["greenroom.start_event"] = type(run.start_event).__name__
-        else:
-            attributes["greenroom.resumed"] = True
         if run.origin != run.run_id:
             attributes["greenroom.origin_run_id"] = run.origin
         if run.parent is not None:
             attributes["greenroom.parent_run_id"] = run.parent.run.run_id
             attributes["greenroom.parent_step"] = run.parent.step
             attributes["greenroom.parent_invocation"] = run.parent.invocation
-        span = self._spans[run] = self._tracer.start_span(f"run {run.workflow}", attributes=attributes)
+        carried = run.carried
+        first, last = _read(carried, _FIRST), _read(carried, _LAST)
+        span = self._spans[run] = self._tracer.start_span(
+            f"run {run.workflow}",
+            context=None if first is None else trace.set_span_in_context(first),
+            attributes=attributes,
+            links=[] if last is None else [Link(last.get_span_context())],
+        )
+        texts: dict[str, str] = {}
+        _PROPAGATOR.inject(texts, trace.set_span_in_context(span))  # nothing where there is no SDK
+        if first is None:
+            carried.update({_FIRST + name: text for name, text in texts.items()})
+        if "traceparent" in texts:
+            carried[_LAST + "traceparent"] = texts["traceparent"]
         context.attach(trace.set_span_in_context(span))
         self._active_runs.add(1, {"greenroom.workflow": run.workflow})
 
@@ -116,6 +138,11 @@ class OpenTelemetry(Observer):
         self._record_run(run.ended_at - run.started_at, labels)
         failed = run.outcome.status in ("failed", "timed_out")
         self._end(run, run.outcome.status, type(run.outcome.event).__name__, run.outcome.error, failed)
+
+    def run_left(self, run: RunRecord) -> None:
+        assert run.left is not None
+        self._active_runs.add(-1, {"greenroom.workflow": run.workflow})
+        self._end(run, run.left, None, None, False)
 
     def dead_letter(self, run: RunRecord, letter: DeadLetter) -> None:
         event = type(letter.event).__name__
@@ -163,7 +190,8 @@ class OpenTelemetry(Observer):
         assert wait.ended_at is not None
         step: Attributes = {"greenroom.workflow": wait.attempt.run.workflow, "greenroom.step": wait.attempt.step}
         self._active_waits.add(-1, step)
-        self._record_wait(wait.ended_at - wait.started_at, _labels(step, wait.end, None))
+        if wait.end not in _LEAVINGS:  # else it goes on where the run does, and is measured there
+            self._record_wait(wait.ended_at - wait.started_at, _labels(step, wait.end, None))
         self._end(wait, wait.end, None if wait.answer is None else type(wait.answer).__name__, None, False)
 
     def _end(
@@ -216,6 +244,13 @@ def uninstrument() -> None:
     observer, _instrumented = _instrumented, None
     if observer is not None:
         remove_observer(observer)
+
+
+def _read(carried: dict[str, str], prefix: str) -> Span | None:
+    """Return a span that stands for one whose context a run has carried, or None where it has none that can be read."""
+    texts = {name.removeprefix(prefix): text for name, text in carried.items() if name.startswith(prefix)}
+    span = trace.get_current_span(_PROPAGATOR.extract(texts, Context()))
+    return span if span.get_span_context().is_valid else None
 
 
 def _of_run(run: RunRecord) -> Attributes:

@@ -28,7 +28,6 @@ __all__ = [
     "RunPort",
     "StepPort",
     "current_step",
-    "log_fields",
     "step_has_ended",
 ]
 
@@ -219,11 +218,6 @@ class RestingPort:
 
 
 current_step: ContextVar[StepPort] = ContextVar("greenroom_step")
-
-
-def log_fields(run_id: str = "", step: str = "", invocation: int | str = "") -> dict[str, Any]:
-    """Return the attributes that each record of ours bears: `Logger.info(..., extra=log_fields(...))`."""
-    return {"run_id": run_id, "step": step, "invocation": invocation}
 
 
 def step_has_ended(step: StepPort) -> ContextStateError:

@@ -65,11 +65,13 @@ class Recovery(NamedTuple):
         state: The run, with the graph as it is now.
         last: When its last fact was applied, by its clock.
         has_moved: Whether the graph was another one, so that what is journaled from now on needs a new checkpoint.
+        has_rested: Whether it was put to rest, so that no body was at work.
     """
 
     state: RunState
     last: float
     has_moved: bool
+    has_rested: bool
 
 
 def read_run(
@@ -99,6 +101,8 @@ def read_run(
         ContextSerdeError: If something cannot be read, or does not apply any more.
     """
     state, last = load_checkpoint(graph, checkpoint, registry, timeout=timeout, on_stuck=on_stuck, named=named)
+    at_work = [inv for inv in state.invocations.values() if inv.worker is not None or inv.is_live]
+    has_rested = not (records or at_work or state.children)
     first = records[0][0] if records else 0
     last = replay(state, [record for _, record in records], registry, named, first) or last
     _check_replay(state, published)
@@ -110,7 +114,7 @@ def read_run(
         if faults:
             raise FaultsError(f"{graph.name} has changed, and this run stands on what has changed:", faults)
         _move(state, graph)
-    return Recovery(state, last, has_moved)
+    return Recovery(state, last, has_moved, has_rested)
 
 
 def _check_replay(state: RunState, published: int) -> None:

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable
 
 from greenroom.events import Event, StepState, StepStateChanged, StopEvent, UnhandledEvent, WorkflowIdleEvent
+from greenroom.log_fields import log_fields
 from greenroom.observer import AttemptRecord, Observer, RunRecord, WaitRecord
 from greenroom.outcome import DeadLetter
-from greenroom.ports import log_fields
 
 __all__ = ["Verbose", "describe"]
 
@@ -34,6 +34,13 @@ class Verbose(Observer):
 
     def run_started(self, run: RunRecord) -> None:
         _going.add(run.run_id)
+        if run.beginning in ("woken", "recovered"):
+            self._write(run, f"[{run.beginning}]")
+
+    def run_left(self, run: RunRecord) -> None:
+        assert run.left is not None
+        self._write(run, f"[{run.left.replace('_', ' ')}]")
+        _going.discard(run.run_id)
 
     def run_idle(self, run: RunRecord) -> None:
         self._write(run, "[idle]")

@@ -125,7 +125,7 @@ def blocks(page: str) -> list[str]:
     return BLOCK.findall((DOCS / page).read_text())
 
 
-@pytest.mark.parametrize(("program", "printed"), PROGRAMS, ids=["opentelemetry", "logging"])
+@pytest.mark.parametrize(("program", "printed"), PROGRAMS, ids=["opentelemetry", "logging", "observer"])
 def test_a_program_prints_what_the_page_says(program: str, printed: str) -> None:
     """A program of docs/observability.md, run in a process of its own, prints the text that follows."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)

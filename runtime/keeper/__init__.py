@@ -50,6 +50,7 @@ from greenroom.keeper.lookout import Lookout
 from greenroom.keeper.posted import Posted
 from greenroom.keeper.questions import questions_at_rest
 from greenroom.keeper.takeover import Takeover, Waitable
+from greenroom.log_fields import log_fields
 from greenroom.owners import describe_owner
 from greenroom.ports import HasGraph
 from greenroom.run_state import RunState
@@ -336,7 +337,7 @@ class RunKeeper:
             self.lease.end()
             close_shared(self.store)
         except StoreError as error:
-            logger.warning("the store failed as it was closed; the lease ends by itself: %r", error)
+            logger.warning("the store failed as it was closed; the lease ends by itself: %r", error, extra=log_fields())
         finally:
             closing.set_result(None)
 

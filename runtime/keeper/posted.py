@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from greenroom.actors.durable import DurableSupervisor, FromInbox
 from greenroom.errors import ContextSerdeError
 from greenroom.inbox import read_entry
+from greenroom.log_fields import log_fields
 from greenroom.named import registry_of
 from greenroom.stores import InboxEntry
 
@@ -50,4 +51,5 @@ class Posted:
             if fact is not None:
                 supervisor.tell(FromInbox(fact, entry.id))
         if unread is not None:
-            logger.error("what was posted for run '%s' cannot be read, and stays there: %s", entry.run_id, unread)
+            what = "what was posted for run '%s' cannot be read, and stays there: %s"
+            logger.error(what, entry.run_id, unread, extra=log_fields(entry.run_id))

@@ -30,6 +30,7 @@ from greenroom.errors import (
 from greenroom.keeper.at_rest import AtRest, where
 from greenroom.keeper.posted import Posted
 from greenroom.launch import go_on
+from greenroom.log_fields import log_fields
 from greenroom.named import graphs_named_by, registry_for
 from greenroom.recovery import read_run
 from greenroom.stores import FIRST_FENCE, Commit, Loaded, RunStore
@@ -207,7 +208,8 @@ class Takeover:
                 if reply is not None:
                     reply.set_exception((type(error), error, None))
             if any(reply is None for _, reply in late):
-                logger.exception("run '%s' could not be woken for what had come for it", run_id)
+                what = "run '%s' could not be woken for what had come for it"
+                logger.exception(what, run_id, extra=log_fields(run_id))
             return
         assert isinstance(supervisor, JournalingRef)
         for message, reply in late:
@@ -276,7 +278,7 @@ class Takeover:
                 raise
             reason = error
         said = str(reason) if isinstance(reason, GreenroomError) else f"{type(reason).__name__}: {reason}"
-        logger.error("run '%s' is set aside: %s", run_id, said, exc_info=reason)
+        logger.error("run '%s' is set aside: %s", run_id, said, exc_info=reason, extra=log_fields(run_id))
         self._store.commit([Commit(run_id, fence, status="set_aside", reason=said)])
         return None
 

@@ -35,11 +35,14 @@ if TYPE_CHECKING:
 
 def run_started(state: RunState, fact: RunStarted, now: float, effects: list[Effect]) -> None:
     """The run begins."""
+    state.began_at = now
     deliver(state, fact.event, None, None, now, effects)
 
 
 def run_resumed(state: RunState, fact: RunResumed, now: float, effects: list[Effect]) -> None:
     """The run goes on: timers are set anew, and unfinished invocations start again."""
+    if state.began_at is None:
+        state.began_at = now
     for number, (_, _, due, _) in state.delayed.items():
         effects.append(SetTimer(("delayed", number), due))
     for wait in state.waits.by_number.values():

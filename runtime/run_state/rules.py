@@ -10,6 +10,7 @@ from greenroom.facts import (
     BecameQuiet,
     Caller,
     CancelAsked,
+    Carried,
     ChildAsked,
     ChildAwaited,
     ChildCancelAsked,
@@ -89,6 +90,11 @@ def timer_fired(state: RunState, fact: TimerFired, now: float, effects: list[Eff
             settle(state, lineage, now, effects)
 
 
+def carried(state: RunState, fact: Carried, now: float, effects: list[Effect]) -> None:
+    """Observers keep something with the run."""
+    state.carried = fact.texts
+
+
 def store_called(state: RunState, fact: StoreCall, now: float, effects: list[Effect]) -> None:
     """Somebody reads or edits the shared state."""
     if isinstance(fact.owner, Caller) and state.current(*fact.owner) is None:
@@ -101,6 +107,7 @@ RULES: dict[type, Callable[[RunState, Any, float, list[Effect]], None]] = {
     RunStarted: run_started,
     RunResumed: run_resumed,
     Recovered: recovered,
+    Carried: carried,
     EventArrived: event_arrived,
     EventSent: event_sent,
     EventWritten: event_written,

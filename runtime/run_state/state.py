@@ -57,6 +57,8 @@ class RunState:
         busy: How many children are at work.
         touched: The children to which something has happened since the last rest.
         depth: How many runs this one is within.
+        began_at: When it began, in the clock's seconds, or None. With a store that may be in another process.
+        carried: What observers have kept with it.
         tally: How often what has happened.
     """
 
@@ -87,6 +89,8 @@ class RunState:
         self.busy = 0
         self.touched: dict[str, None] = {}
         self.depth = 0
+        self.began_at: float | None = None
+        self.carried: dict[str, str] = {}
         self.lanes: dict[str, Lane] = {}
         self.buffers: dict[BufferKey, CollectBuffer] = {}
         self.delayed: dict[int, tuple[Event, str | None, float, Lineage | None]] = {}

@@ -25,6 +25,7 @@ from greenroom.errors import (
     UnknownInputError,
     UnknownRunError,
 )
+from greenroom.log_fields import log_fields
 from greenroom.stores.forks import at_fork
 from greenroom.stores.rows import (
     ENDED,
@@ -469,7 +470,9 @@ class PostgresStore:
                             connection.execute("SELECT")
             except psycopg.Error:
                 if not failing:
-                    _logger.warning("Lost the connection that listens for posts; trying again.", exc_info=True)
+                    _logger.warning(
+                        "Lost the connection that listens for posts; trying again.", exc_info=True, extra=log_fields()
+                    )
                 failing = True
                 listener.ended.wait(1.0)
 
@@ -479,4 +482,6 @@ class PostgresStore:
             with self._connections.connect() as connection:
                 connection.execute("SELECT pg_notify(%s, '')", (self._channel,))
         except errors.OperationalError:
-            _logger.debug("The server is gone; the listening thread ends within seconds.", exc_info=True)
+            _logger.debug(
+                "The server is gone; the listening thread ends within seconds.", exc_info=True, extra=log_fields()
+            )

@@ -21,6 +21,7 @@ from greenroom.errors import (
     UnknownInputError,
     UnknownRunError,
 )
+from greenroom.log_fields import log_fields
 from greenroom.stores.forks import at_fork
 from greenroom.stores.rows import (
     ENDED,
@@ -458,7 +459,9 @@ class SQLiteStore:
                 ((newest,),) = self._select("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'inbox'")
             except StoreError:
                 if not failing:
-                    _logger.exception("Cannot look for what other processes have posted; trying again.")
+                    _logger.exception(
+                        "Cannot look for what other processes have posted; trying again.", extra=log_fields()
+                    )
                 failing = True
             else:
                 failing = False

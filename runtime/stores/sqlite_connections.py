@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from greenroom.errors import StoreError, StoreUnavailableError
+from greenroom.log_fields import log_fields
 from greenroom.stores.forks import at_fork
 from greenroom.stores.sqlite_errors import translated, translation
 from greenroom.stores.sqlite_schema import check_version
@@ -122,7 +123,7 @@ class Connections:
             connection.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
         except (OSError, sqlite3.Error):
             # The transaction is committed, whatever becomes of this. What is wrong with the file shows at the next one.
-            _logger.warning("The WAL file of %s could not be cut back.", self._path, exc_info=True)
+            _logger.warning("The WAL file of %s could not be cut back.", self._path, exc_info=True, extra=log_fields())
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

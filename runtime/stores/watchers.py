@@ -10,6 +10,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from greenroom.log_fields import log_fields
+
 __all__ = ["Listener", "Watchers"]
 
 _logger = logging.getLogger("greenroom.stores")
@@ -58,7 +60,7 @@ class Watchers:
             try:
                 callback()
             except Exception:
-                _logger.exception("A watcher of a store's inbox raised.")
+                _logger.exception("A watcher of a store's inbox raised.", extra=log_fields())
 
     def _remove(self, key: object) -> None:
         with self._lock:

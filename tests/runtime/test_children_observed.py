@@ -384,7 +384,7 @@ def test_a_durable_run_tells_of_its_children(flow: Flavour, tmp_path: Path) -> N
         (question,) = again.pending_inputs()
         again.respond(question.input_id, Answer(n=4))
         assert again.result(DEADLINE) == 4
-    assert [wait.end for wait in log.waits] == ["cancelled", "answered"]
+    assert [wait.end for wait in log.waits] == ["given_back", "answered"]
     assert {run.run_id for run in log.runs} == {"r", "r/Asks.0.0"}
     assert not log.faults
     assert not log.open

@@ -4,16 +4,11 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
 import greenroom.otel
@@ -29,10 +24,10 @@ from greenroom import (
     aio,
     step,
 )
-from greenroom.otel import OpenTelemetry
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.testing import SeededRuntime
 from tests.support.flavours import DEADLINE, Flavour
+from tests.support.telemetry import Telemetry
 
 
 class Part(Event):
@@ -41,54 +36,6 @@ class Part(Event):
 
 class Answer(HumanResponseEvent):
     n: int
-
-
-class Telemetry:
-    """An SDK that keeps everything in memory, and its observer."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.tracers = TracerProvider(shutdown_on_exit=False)
-        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.reader = InMemoryMetricReader()
-        self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
-        self.observer = OpenTelemetry(tracer_provider=self.tracers, meter_provider=self.meters)
-        self.tracer = self.tracers.get_tracer("test")
-
-    def spans(self, prefix: str = "") -> list[ReadableSpan]:
-        """The spans that have ended, in the order they did."""
-        return [span for span in self.exporter.get_finished_spans() if span.name.startswith(prefix)]
-
-    def span(self, name: str) -> ReadableSpan:
-        """The one span of this name."""
-        (found,) = [span for span in self.spans() if span.name == name]
-        return found
-
-    def parent_of(self, span: ReadableSpan) -> str | None:
-        """The name of a span's parent."""
-        if span.parent is None:
-            return None
-        return next(s.name for s in self.spans() if s.context.span_id == span.parent.span_id)  # type: ignore[union-attr]
-
-    def points(self, name: str) -> list[Any]:
-        """The data points of a metric."""
-        data = self.reader.get_metrics_data()
-        metrics = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics] if data else []
-        return [point for metric in metrics if metric.name == name for point in metric.data.data_points]
-
-    def values(self, name: str, *labels: str) -> dict[Any, Any]:
-        """The values of a counter by some of its attributes."""
-        return {tuple(p.attributes.get(f"greenroom.{label}") for label in labels): p.value for p in self.points(name)}
-
-
-@pytest.fixture
-def telemetry() -> Iterator[Telemetry]:
-    """Telemetry in memory; at the end no span may be open."""
-    telemetry = Telemetry()
-    yield telemetry
-    assert not telemetry.observer._spans
-    assert all(point.value == 0 for name in ("runs", "waits") for point in telemetry.points(f"greenroom.active_{name}"))
-    telemetry.meters.shutdown()
 
 
 @pytest.fixture(params=["threads", "seeded"])
@@ -147,6 +94,7 @@ def test_steps_are_children_of_their_run_and_that_of_the_caller(
     assert dict(telemetry.span("run Chain").attributes or {}) == {
         "greenroom.run_id": "r",
         "greenroom.workflow": "Chain",
+        "greenroom.beginning": "started",
         "greenroom.start_event": "StartEvent",
         "greenroom.output_event": "StopEvent",
         "greenroom.outcome": "completed",
@@ -472,7 +420,7 @@ def test_spans_of_children_follow_a_run_that_was_restored(telemetry: Telemetry) 
         assert child.parent.span_id == attempt.context.span_id  # type: ignore[union-attr]
         assert child.context.trace_id == by_run[run_id, "run Outer"].context.trace_id  # type: ignore[union-attr]
     resumed = by_run["second/Inner.0.0", "run Inner"].attributes or {}
-    assert (resumed["greenroom.resumed"], resumed["greenroom.origin_run_id"]) == (True, "first/Inner.0.0")
+    assert (resumed["greenroom.beginning"], resumed["greenroom.origin_run_id"]) == ("resumed", "first/Inner.0.0")
 
 
 def test_children_side_by_side_on_threads_keep_their_spans_apart(flow: Flavour, telemetry: Telemetry) -> None:

@@ -49,12 +49,20 @@ class Log(Observer):
         self._say(run, "run")
 
     def run_ended(self, run: RunRecord) -> None:
-        self._end(run)
         assert run.outcome is not None
+        self._end_run(run, run.outcome.status)
+
+    def run_left(self, run: RunRecord) -> None:
+        assert run.left is not None
+        assert run.outcome is None
+        self._end_run(run, run.left)
+
+    def _end_run(self, run: RunRecord, how: str) -> None:
+        self._end(run)
         self.faults += [f"outlived its run: {record}" for record in self.open if run_of(record) is run]
         inside = [record for record in self.open if isinstance(record, RunRecord) and record.parent]
         self.faults += [f"outlived its parent: {record}" for record in inside if record.parent.run is run]
-        self._say(run, f"run {run.outcome.status}")
+        self._say(run, f"run {how}")
 
     def run_idle(self, run: RunRecord) -> None:
         self._say(run, "idle")
