@@ -131,6 +131,7 @@ def _read_run(state: RunState, live: Any) -> None:
         lane.retries.extend(state.invocations[number] for number in retries)
         lane.freed, lane.used = list(freed), used
     state.parked = sum(inv.parked_at is not None and inv.ready is None for inv in state.invocations.values())
+    state.retrying = sum(inv.retry_at is not None for inv in state.invocations.values())
     state.worked, state.at_work_since = live["worked"], live["at_work_since"]
     state.idle_noted = live["idle_noted"]
     state.store.resume_edit(
@@ -142,6 +143,7 @@ def _read_run(state: RunState, live: Any) -> None:
     waits = {wait.number: wait for inv in state.invocations.values() for wait in (inv.waits or {}).values()}
     for name, item in live["children"].items():
         _read_child(state.children[name], item, waits)
+    state.dozing = sum(child.is_dozing for child in state.children.values())
 
 
 def _dump_child(child: Child) -> list[Any]:
@@ -170,6 +172,7 @@ def _read_child(child: Child, item: list[Any], waits: Mapping[int, Wait]) -> Non
         _read_run(child.run, run)
         if not is_over:
             child.run.outcome = None
+        child.is_dozing = child.is_busy and child.run.only_waits
 
 
 def _dump(invocation: Invocation) -> list[Any]:
