@@ -16,7 +16,7 @@ from greenroom.errors import ContextSerdeError
 from greenroom.facts import Caller
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
-from greenroom.journal import GONE
+from greenroom.journal import Gone
 from greenroom.lanes import Lane
 from greenroom.past_graph import dump_steps, past_graph
 from greenroom.run_state import RunState
@@ -162,8 +162,7 @@ def _dump_child(child: Child) -> list[Any]:
 
 def _read_child(child: Child, item: list[Any], waits: Mapping[int, Wait]) -> None:
     has_cast, child.is_told, child.is_busy, awaited, timers, (first, second), child.closed, live = item
-    # Those who ran its steps are gone with their process.
-    child.cast = GONE if has_cast else None
+    child.cast = Gone(child.run_id) if has_cast else None
     child.waits = [waits[number] for number in awaited]
     child.timers = set(timers)
     child.lifted = (first, second)

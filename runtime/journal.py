@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from greenroom.codec import TypeRegistry, decode, encode, transcribe
 from greenroom.errors import ContextSerdeError
@@ -87,7 +87,18 @@ _FIELDS: dict[type, tuple[str, ...]] = {
 _PLAIN = frozenset(
     {RunStarted, EventArrived, EventSent, EventWritten, Finished, Failed, OnceDone, Responded, TimerFired}
 )
-GONE: Any = object()  # stands for those who ran the steps of a child, in the process that is no more
+
+
+class Gone:
+    """Stands for what ran the steps of a child, in the process that is no more. The child may be ended all the same."""
+
+    steps: ClassVar[Mapping[str, Any]] = {}
+    resources = None
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+
 _KINDS = {kind.__name__: kind for kind in _FIELDS}
 
 
@@ -182,7 +193,7 @@ def _child_asked(
             " a step, or keep it in an attribute of the workflow"
         )
     past = past_graph(graph, then, steps, registry)
-    return ChildAsked(invocation, attempt, name, run_id, past, event, timeout, on_stuck, GONE, None)
+    return ChildAsked(invocation, attempt, name, run_id, past, event, timeout, on_stuck, Gone(run_id), None)
 
 
 def pack_record(now: float, fact: bytes) -> bytes:
