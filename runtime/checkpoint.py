@@ -7,18 +7,19 @@ the engine reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from greenroom.codec import TypeRegistry, decode
-from greenroom.document import read_document, take_document
+from greenroom.document import graphs_within, read_document, take_document
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import Caller
+from greenroom.fingerprint import graphs_told
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.journal import Gone
 from greenroom.lanes import Lane
-from greenroom.past_graph import dump_steps, past_graph
+from greenroom.past_graph import PastGraphs, dump_steps, past_graph
 from greenroom.run_state import RunState
 from greenroom.run_state.child import Child
 from greenroom.snapshot import dump_snapshot, open_snapshot, read_head
@@ -43,6 +44,7 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
     document["live"] = {
         "now": now,
         "steps": dump_steps(state.graph),
+        "within": [dump_steps(graph) for graph in graphs_within(state)],
         "began_at": state.began_at,
         "carried": state.carried,
         **_live(state),
@@ -57,12 +59,20 @@ def load_checkpoint(
     *,
     timeout: float | None,
     on_stuck: Any,
-    named: Sequence[Graph] = (),
+    within: PastGraphs | None = None,
 ) -> tuple[RunState, float]:
     """Return the run of a checkpoint and the time of its clock.
 
-    Where the workflow was another one when it was taken, the run has the graph of then: the journal was written by it.
-    `greenroom.recovery` takes such a run over to the graph as it is.
+    Where a workflow was another one when it was taken, the run has the graph of then, and so have the runs within it:
+    the journal was written by them. `greenroom.recovery` takes such a tree over to the graphs as they are.
+
+    Args:
+        graph: The graph of its workflow as it is.
+        data: The checkpoint.
+        registry: The classes that may be built.
+        timeout: Seconds at work that the run may take, or None.
+        on_stuck: What to do when it can never end.
+        within: Finds the graphs of the runs within it; None where there are none.
 
     Raises:
         ContextSerdeError: If the bytes are no checkpoint, are damaged, are of a newer format, or
@@ -76,10 +86,13 @@ def load_checkpoint(
         document = {**outside, **document}
         live = document["live"]
         then_graph = past_graph(graph, then, live["steps"], registry)
+        told = zip(graphs_told(outside), live["within"], strict=True)
+        within = within or PastGraphs((), registry)
+        inside = [within.find(name, steps, more) for (name, steps), more in told]
         now = float(live["now"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContextSerdeError(f"the checkpoint of a run of {graph.name} is not whole: {error!r}") from error
-    state = read_document(then_graph, document, registry, named)
+    state = read_document(then_graph, document, registry, inside)
     try:
         _read_live(state, live, now)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
