@@ -56,6 +56,11 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], R
     return lambda: SQLiteStore(tmp_path / "runs.db", poll_interval=0.01)
 
 
+def told(stream: Any) -> list[tuple[str, str]]:
+    """What a stream tells, to its end: whose each event is, and its class, with the step where it tells of one."""
+    return [(stream.run_id, f"{type(event).__name__} {event.get('name', '')}".strip()) for event in stream]
+
+
 begun: Counter[str] = Counter()
 
 
@@ -402,3 +407,58 @@ def test_the_time_that_a_child_has_worked_counts_on(make_store: Callable[[], Run
         assert working.wait(DEADLINE)
         assert handler.result(DEADLINE) == "timed out"
         over.set()
+
+
+def test_a_reader_has_what_children_stream_while_its_process_has_the_run(make_store: Callable[[], RunStore]) -> None:
+    """Over rests too, in its place among the run's own events; after a restart only what is streamed from then on."""
+    with Runtime(store=make_store(), idle_timeout=0.0):
+        handler = family(Flavour("def")).run(run_id="one")
+        asked = questions(handler, 2)
+        until(lambda: at_rest(handler))
+        handler.respond(asked[2], {"n": 20})
+        until(lambda: begun["body 2"] == 2)
+        until(lambda: at_rest(handler))
+    names = {"one": "own", "named": "named", "one/Asks.0.0": "first", "one/Middle.0.0": "middle"}
+    first = [(names[run_id], event) for run_id, event in told(handler.stream_events(include_children=True))]
+    assert Counter(first) == {
+        ("own", "Tick"): 1,
+        ("own", "WorkflowCancelledEvent"): 1,
+        ("first", "Tick"): 1,
+        ("first", "Ask"): 1,
+        ("named", "Tick"): 1,
+        ("named", "Ask"): 1,
+        ("named", "StopEvent"): 1,
+        ("middle", "Tick"): 1,
+        ("middle", "StopEvent"): 1,
+    }
+    with Runtime(store=make_store()) as again:
+        again.recover([family(Flavour("def"))])
+        handler = again.get("one")
+        assert handler is not None
+        stream = handler.stream_events(after=-1, include_children=True)
+        handler.respond(asked[1], {"n": 10})
+        assert handler.result(DEADLINE) == 20
+        second = [(names[run_id], event) for run_id, event in told(stream)]
+        assert second == [("own", "Tick"), ("first", "StopEvent"), ("own", "StopEvent")]
+        assert [event.get("n") for event in handler.stream_events(after=-1)] == [100, None]
+
+
+def test_internal_events_of_a_run_that_was_brought_back_stand_in_their_places(
+    make_store: Callable[[], RunStore],
+) -> None:
+    """Though children have published before, in another process, what nobody can read here."""
+    with Runtime(store=make_store()):
+        asked = questions(family(Flavour("def")).run(run_id="one"), 2)
+    with Runtime(store=make_store()) as again:
+        again.recover([family(Flavour("def"))])
+        handler = again.get("one")
+        assert handler is not None
+        stream = handler.stream_events(after=-1, expose_internal=True, include_children=True)
+        assert next(iter(stream)) == Tick(n=100)
+        for n, input_id in asked.items():
+            handler.respond(input_id, {"n": 10 * n})
+        events = told(stream)
+    ended = [number for number, (_, event) in enumerate(events) if event == "StopEvent"]
+    assert [events[number][0] for number in ended][-1] == "one"
+    assert ("one", "StepStateChanged end") in events[: ended[-1]]
+    assert ("named", "StepStateChanged ask") in events[: events.index(("named", "StopEvent"))]
