@@ -19,7 +19,6 @@ from greenroom import (
     StopEvent,
     Workflow,
     WorkflowCancelledByUser,
-    WorkflowTimeoutError,
     step,
 )
 from greenroom.inbox import post_answer, post_event
@@ -376,37 +375,6 @@ def test_a_child_that_was_cut_off_in_an_edit_of_its_state_goes_on(
         handler = again.get("one")
         assert handler is not None
         assert handler.result(DEADLINE) == 1
-
-
-def test_the_time_that_a_child_has_worked_counts_on(make_store: Callable[[], RunStore]) -> None:
-    """Its timeout does not begin anew with each process, nor with each rest."""
-    working, over = threading.Event(), threading.Event()
-
-    class Works(Workflow):
-        @step
-        def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            if ctx.ask(Ask(n=1), Answer).n:
-                working.set()
-                over.wait(DEADLINE)
-            return StopEvent()
-
-    class Outer(Workflow):
-        @step
-        def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            run = ctx.run(Works(timeout=0.5))
-            try:
-                return StopEvent(result=run.result())
-            except WorkflowTimeoutError:
-                return StopEvent(result="timed out")
-
-    with Runtime(store=make_store(), idle_timeout=0.0):
-        handler = Outer().run(run_id="one")
-        (input_id,) = questions(handler, 1).values()
-        until(lambda: at_rest(handler))
-        handler.respond(input_id, {"n": 1})
-        assert working.wait(DEADLINE)
-        assert handler.result(DEADLINE) == "timed out"
-        over.set()
 
 
 def test_a_reader_has_what_children_stream_while_its_process_has_the_run(make_store: Callable[[], RunStore]) -> None:
