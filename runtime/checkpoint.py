@@ -7,7 +7,7 @@ the engine reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from greenroom.codec import TypeRegistry, decode
@@ -48,6 +48,7 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
         "began_at": state.began_at,
         "carried": state.carried,
         **_live(state),
+        "children": list(_live_children(state, ())),
     }
     return dump_snapshot(document, registry)
 
@@ -103,7 +104,7 @@ def load_checkpoint(
 
 
 def _live(state: RunState) -> dict[str, Any]:
-    """Return what a snapshot leaves out of a run and of those within it."""
+    """Return what a snapshot leaves out of a run, without those within it."""
     return {
         "order": list(state.invocations),
         "invocations": {number: _dump(invocation) for number, invocation in state.invocations.items()},
@@ -124,14 +125,47 @@ def _live(state: RunState) -> dict[str, Any]:
         "place": list(state.place),
         "busy": state.busy,
         "touched": list(state.touched),
-        "children": {name: _dump_child(child) for name, child in state.children.items()},
     }
+
+
+def _live_children(state: RunState, path: tuple[str, ...]) -> Iterator[list[Any]]:
+    """Return what a snapshot leaves out of the runs within a run: flat, since a document cannot nest so deep."""
+    for name, child in state.children.items():
+        run = child.run
+        lives = None if run is None else [run.outcome is not None, run.timeout, run.on_stuck, _live(run)]
+        yield [[*path, name], _dump_child(child), lives]
+        if run is not None:
+            yield from _live_children(run, (*path, name))
 
 
 def _read_live(state: RunState, live: Any, now: float) -> None:
     state.shift_clock(now)
     state.began_at, state.carried = live["began_at"], live["carried"]
     _read_run(state, live)
+    waits: dict[int, dict[int, Wait]] = {}  # of each run, by its id here
+    for (*path, name), item, lives in live["children"]:
+        parent = state
+        for outer in path:
+            found = parent.children[outer].run
+            if found is None:
+                raise ValueError(f"run '{outer}' has ended, and holds another")
+            parent = found
+        if id(parent) not in waits:
+            waits[id(parent)] = _waits_of(parent)
+        _read_child(parent.children[name], item, lives, waits[id(parent)])
+    _count_dozing(state)
+
+
+def _waits_of(state: RunState) -> dict[int, Wait]:
+    return {wait.number: wait for inv in state.invocations.values() for wait in (inv.waits or {}).values()}
+
+
+def _count_dozing(state: RunState) -> None:
+    for child in state.children.values():
+        if child.run is not None:
+            _count_dozing(child.run)
+            child.is_dozing = child.is_busy and child.run.only_waits
+    state.dozing = sum(child.is_dozing for child in state.children.values())
 
 
 def _read_run(state: RunState, live: Any) -> None:
@@ -153,14 +187,9 @@ def _read_run(state: RunState, live: Any) -> None:
     )
     first, second = live["place"]
     state.place, state.busy, state.touched = (first, second), live["busy"], dict.fromkeys(live["touched"])
-    waits = {wait.number: wait for inv in state.invocations.values() for wait in (inv.waits or {}).values()}
-    for name, item in live["children"].items():
-        _read_child(state.children[name], item, waits)
-    state.dozing = sum(child.is_dozing for child in state.children.values())
 
 
 def _dump_child(child: Child) -> list[Any]:
-    run = child.run
     return [
         child.cast is not None,
         child.is_told,
@@ -169,22 +198,20 @@ def _dump_child(child: Child) -> list[Any]:
         sorted(child.timers, key=repr),
         list(child.lifted),
         child.closed,
-        None if run is None else [run.outcome is not None, run.timeout, run.on_stuck, _live(run)],
     ]
 
 
-def _read_child(child: Child, item: list[Any], waits: Mapping[int, Wait]) -> None:
-    has_cast, child.is_told, child.is_busy, awaited, timers, (first, second), child.closed, live = item
+def _read_child(child: Child, item: list[Any], lives: list[Any] | None, waits: Mapping[int, Wait]) -> None:
+    has_cast, child.is_told, child.is_busy, awaited, timers, (first, second), child.closed = item
     child.cast = Gone(child.run_id) if has_cast else None
     child.waits = [waits[number] for number in awaited]
     child.timers = set(timers)
     child.lifted = (first, second)
-    if child.run is not None:
-        is_over, child.run.timeout, child.run.on_stuck, run = live
-        _read_run(child.run, run)
+    if child.run is not None and lives is not None:
+        is_over, child.run.timeout, child.run.on_stuck, live = lives
+        _read_run(child.run, live)
         if not is_over:
             child.run.outcome = None
-        child.is_dozing = child.is_busy and child.run.only_waits
 
 
 def _dump(invocation: Invocation) -> list[Any]:

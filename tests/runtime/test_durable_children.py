@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +20,11 @@ from greenroom import (
     StopEvent,
     Workflow,
     WorkflowCancelledByUser,
+    WorkflowRuntimeError,
+    aio,
     step,
 )
+from greenroom.errors import InputError
 from greenroom.inbox import post_answer, post_event
 from greenroom.named import registry_of
 from greenroom.resources import Resource
@@ -430,3 +434,86 @@ def test_internal_events_of_a_run_that_was_brought_back_stand_in_their_places(
     assert [events[number][0] for number in ended][-1] == "one"
     assert ("one", "StepStateChanged end") in events[: ended[-1]]
     assert ("named", "StepStateChanged ask") in events[: events.index(("named", "StopEvent"))]
+
+
+class Deep(Workflow):
+    """Runs itself, and asks at the bottom."""
+
+    @step
+    def descend(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        if not ev.n:
+            return StopEvent(result=ctx.ask(Ask(n=0), Answer).n)
+        return StopEvent(result=ctx.run(Deep(), n=ev.n - 1).result() + 1)
+
+
+def test_a_tree_a_hundred_deep_rests_and_goes_on(make_store: Callable[[], RunStore]) -> None:
+    """Its checkpoint nests no deeper than any."""
+    with Runtime(store=make_store(), idle_timeout=0.0):
+        handler = Deep().run(run_id="one", n=100)
+        asked = questions(handler, 1)
+        until(lambda: at_rest(handler))
+        handler.respond(asked[0], {"n": 1})
+        assert handler.result(DEADLINE) == 101
+
+
+class Asks(Workflow):
+    """Asks twice, in steps of both kinds."""
+
+    @step
+    def first(self, ctx: Context, ev: StartEvent) -> Poke:
+        return Poke(n=ctx.ask(Ask(n=ev.n), Answer).n)
+
+    @step
+    async def second(self, ctx: aio.Context, ev: Poke) -> StopEvent:
+        return StopEvent(result=ev.n + (await ctx.ask(Ask(n=ev.n), Answer)).n)
+
+
+class Many(Workflow):
+    """Runs many others at once."""
+
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        runs = [ctx.run(Asks(), n=n) for n in range(ev.n)]
+        return StopEvent(result=[run.result() for run in runs])
+
+
+def test_many_threads_answer_the_runs_of_a_tree_that_rests_in_between(make_store: Callable[[], RunStore]) -> None:
+    """No answer is lost, and none is taken twice, whether the tree is at work, at rest, or on its way there."""
+    with Runtime(store=make_store(), idle_timeout=0.0) as runtime, ThreadPoolExecutor(6) as pool:
+        handler = Many().run(run_id="one", n=12)
+        result = pool.submit(handler.result, DEADLINE)
+        answered: set[str] = set()
+        while not handler.done():
+            open_now = [question for question in runtime.pending_inputs() if question.input_id not in answered]
+            answers = [
+                pool.submit(runtime.respond, question.input_id, {"n": question.request.n}) for question in open_now
+            ]
+            for question, answer in zip(open_now, answers, strict=True):
+                answer.result(DEADLINE)
+                answered.add(question.input_id)
+        assert result.result(DEADLINE) == [2 * n for n in range(12)]
+    assert len(answered) == 24
+
+
+def test_a_tree_goes_back_and_forth_between_two_processes(tmp_path: Path) -> None:
+    """Each takes it from its rest for an answer, and whoever waits for the result gets it."""
+    path = tmp_path / "runs.db"
+    with (
+        Runtime(store=SQLiteStore(path, poll_interval=0.01), idle_timeout=0.0) as here,
+        Runtime(store=SQLiteStore(path, poll_interval=0.01), idle_timeout=0.0) as there,
+    ):
+        handler = Many(runtime=here).run(run_id="one", n=3)
+        there.recover([Many(runtime=there)])
+        for number in range(6):
+            runtime = there if number % 2 else here
+
+            def answer(runtime: Runtime = runtime) -> bool:
+                try:
+                    pending = runtime.pending_inputs()
+                    runtime.respond(pending[0].input_id, {"n": pending[0].request.n})
+                except (WorkflowRuntimeError, InputError, LookupError):
+                    return False  # The other has it still, or has its answer.
+                return True
+
+            until(answer)
+        assert handler.result(DEADLINE) == [0, 2, 4]
