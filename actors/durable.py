@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context as Variables
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pykka._envelope import Envelope
 
@@ -20,10 +20,11 @@ from greenroom.actors.base import Ref, Reply
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.journal import CommitAsked, Committed, Refused
 from greenroom.actors.parking import Parking
-from greenroom.actors.supervisor import RunSupervisor, TimerDue
+from greenroom.actors.resting import IDLE, Ledger, RestingSupervisor
+from greenroom.actors.supervisor import TimerDue
 from greenroom.checkpoint import dump_checkpoint
 from greenroom.codec import TypeRegistry, encode
-from greenroom.effects import Answer, AskPerson, Effect, Finish, Publish, SetTimer
+from greenroom.effects import Answer, AskPerson, Effect, Finish, Publish
 from greenroom.errors import ContextSerdeError, LeaseLostError, RuntimeShutdownError
 from greenroom.facts import (
     BecameQuiet,
@@ -38,23 +39,19 @@ from greenroom.facts import (
     Inspect,
     OnceAsked,
     OnceDone,
-    PassivateAsked,
-    Recovered,
     Responded,
-    RunResumed,
     TimerFired,
 )
 from greenroom.journal import encode_fact, is_recorded, pack_record
-from greenroom.run_state import RunState, failed_outcome
+from greenroom.run_state import RunState
 from greenroom.state import StoreCall
 from greenroom.stores import Commit, InputRow
 
-__all__ = ["Begin", "DurableSupervisor", "FromInbox", "Kept", "LeaseDoubted", "Ledger", "Recorded"]
+__all__ = ["Begin", "DurableSupervisor", "FromInbox", "Kept", "LeaseDoubted", "Recorded"]
 
 logger = logging.getLogger("greenroom.journal")
 
 CHECKPOINT_BYTES = 64 * 1024
-IDLE = ("idle",)
 _AWAITED = frozenset({EventArrived, Responded, OnceDone})
 
 
@@ -107,27 +104,6 @@ class Kept(NamedTuple):
     next_seq: int
 
 
-class Ledger(Protocol):
-    """What a durable supervisor needs to know of the place where its run is kept."""
-
-    journal: Ref
-    is_sync: bool
-    idle_timeout: float | None
-    offset: float  # seconds since the epoch at which the dispatcher's clock stands at 0
-
-    def holds_lease(self) -> bool:
-        """Return whether the lease goes on for certain, so that no other process can have the run."""
-
-    def rested(self, run_id: str, published: int, late: list[tuple[Any, Reply | None]]) -> None:
-        """Take note that a run was put to rest, how many events its stream has had, and what came for it meanwhile.
-
-        Called in the supervisor's turn.
-        """
-
-    def redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
-        """Wake a run for what has come for it. Called in the supervisor's turn."""
-
-
 class JournalingRef(Ref):
     """The address of a durable supervisor. Facts are encoded by whoever tells them."""
 
@@ -161,10 +137,9 @@ class JournalingRef(Ref):
 
 _FROM_OUTSIDE = (EventArrived, Responded, StoreCall)
 _ASK_POLICIES = frozenset({Failed, TimerFired})
-_MAY_SET_RETRIES = frozenset({Failed, TimerFired, Recovered, RunResumed})
 
 
-class DurableSupervisor(RunSupervisor):
+class DurableSupervisor(RestingSupervisor):
     """Owns a run, and has the journal keep it.
 
     Attributes:
@@ -211,15 +186,9 @@ class DurableSupervisor(RunSupervisor):
         self._checkpoint_bytes = 0
         self._checkpoint_due = False
         self._is_known = False  # whether the journal has the fact that is being taken in
-        self._resting = False
-        self._detached = False
-        self._late: list[tuple[Any, Reply | None]] = []
-        self._retrying = 0  # invocations in the delay before a retry
         self._asks_store = False  # whether the store is to say that the run is still ours, if with nothing to write
         self._is_doubted = False
         self.handed: set[int] = set()
-        self._shutdown: BaseException | None = None  # given back with this error as soon as it rests
-        self._leaves_with: BaseException | None = None  # given back with this error as soon as all is committed
 
     @property
     def actor_ref(self) -> Ref:  # type: ignore[override]
@@ -254,7 +223,7 @@ class DurableSupervisor(RunSupervisor):
             self._end_here(message.error, at_once=kind is CancelAsked)
         elif self._resting:
             self._data = None
-            if kind is not TimerDue:
+            if kind is not TimerDue and kind is not FromInbox:  # The inbox has it still, and so the run is due.
                 self._defer(message, None)
         elif kind is TimerDue and message.key == IDLE:
             self._timers.pop(IDLE, None)
@@ -288,11 +257,6 @@ class DurableSupervisor(RunSupervisor):
     def on_turn_end(self) -> None:
         """Ask for the commit of what the turn has brought."""
         super().on_turn_end()
-        if self._retrying and self._only_waits and self._begun and self.empty() and not self._resting:
-            if self._shutdown is not None:
-                self._end_here(self._shutdown, at_once=False)
-            elif self._state.timeout is None:
-                self._mind_idleness(self._now())  # With a timeout the delay is part of the time that it takes.
         # What nobody waits for is gathered while a commit is under way.
         at_once = self._ledger.is_sync or self._urgent or self._asks_store or not self._held
         if at_once and (self._records or self._taken or self._events or self._asks_store):
@@ -304,6 +268,7 @@ class DurableSupervisor(RunSupervisor):
                 self._held[-1].extend(effects)
             else:
                 self._obey(effects)
+        self._mind_rest()
 
     def on_rejected(self, message: Any) -> None:
         """Wake a run that has just gone to rest for the wish that it end."""
@@ -333,13 +298,7 @@ class DurableSupervisor(RunSupervisor):
         asked = fact.fact if type(fact) is ForChild else fact
         if data is not None and type(asked) in _ASK_POLICIES:
             data = encode_fact(fact, self._registry)  # with what the retry policy has said
-        if kind in _MAY_SET_RETRIES:
-            self._count_retries(fact, effects)
-        elif kind is BecameQuiet:
-            if self._shutdown is not None and not effects:
-                self._end_here(self._shutdown, at_once=False)
-                return
-            self._mind_idleness(now)
+        if kind is BecameQuiet:
             if not effects:
                 return
             data = encode_fact(fact, self._registry) if is_news else None
@@ -366,21 +325,6 @@ class DurableSupervisor(RunSupervisor):
             awaited = _is_awaited(fact) or (type(asked) is OnceAsked and self._asks_store)
             self._turn_effects += [e for e in effects if (awaited and type(e) is Answer) or type(e) is Finish]
             self._obey([e for e in effects if not ((awaited and type(e) is Answer) or type(e) is Finish)])
-
-    def _count_retries(self, fact: Fact, effects: list[Effect]) -> None:
-        if type(fact) is Recovered:
-            self._retrying = 0
-        elif type(fact) is TimerFired and fact.key[0] == "retry":
-            self._retrying -= 1
-        self._retrying += sum(type(effect) is SetTimer and effect.key[0] == "retry" for effect in effects)
-
-    @property
-    def _only_waits(self) -> bool:
-        """Whether nothing is queued or in flight, so that only the outside or a timer can go on: a retry's as well."""
-        state = self._state
-        if state.outcome is not None or state.children or not self._retrying:
-            return state.is_quiet
-        return len(state.invocations) == state.parked + self._retrying
 
     def _note(self, effects: list[Effect]) -> None:
         """Note what the store is to know of what follows from a fact."""
@@ -450,109 +394,29 @@ class DurableSupervisor(RunSupervisor):
     def _committed(self) -> None:
         effects = self._held.popleft()
         self._obey(effects)
-        if self._held:
-            return
-        self._is_doubted = False
-        if self._resting:
-            self._leave()
-        elif self._leaves_with is not None and not self._records:
-            self._give_back(self._leaves_with)
+        if not self._held:
+            self._is_doubted = False
+            self._all_committed()
 
-    # -- rest ----------------------------------------------------------------------------------------------------------
+    # -- what leaving needs to know of the store -----------------------------------------------------------------------
 
-    def _mind_idleness(self, now: float) -> None:
-        """Set the time at which a run that does nothing leaves memory."""
-        may_rest = self._state.outcome is None and not self._state.children and not self._detached
-        if self._ledger.idle_timeout is not None and may_rest:
-            self._set_timer(SetTimer(IDLE, now + self._ledger.idle_timeout))
+    @property
+    def _is_committing(self) -> bool:
+        return bool(self._held or self._records)
 
-    def _rest(self) -> None:
-        """Put the run to rest in the store, if it still does nothing."""
-        state = self._state
-        if not self._only_waits or state.children or self._run_ended or self._detached:
-            return
-        if self._held or self._records or self._turn_effects or self._asks_store:
-            return  # It is idle again when that is committed.
-        for invocation in list(state.invocations.values()):
-            if invocation.is_live:
-                # Its body is unwound; what follows is part of the checkpoint.
-                self._obey(self._take(PassivateAsked(invocation.number, invocation.attempt), self._now()))
-        self._resting = True
-        commit = Commit(
-            state.run_id, self._fence, snapshot=self._take_checkpoint(), release=True, wake_at=state.next_due()
-        )
+    @property
+    def _is_settled(self) -> bool:
+        return not (self._held or self._records or self._turn_effects or self._asks_store)
+
+    def _ask_last_commit(self, commit: Commit) -> None:
         self._held.append([])
         self._ledger.journal.tell(CommitAsked(self, commit, True))
 
-    def _defer(self, message: Any, reply: Reply | None) -> None:
-        """Keep what comes for a run that rests, for the supervisor that it is woken with."""
-        if type(message) is FromInbox:
-            return  # The inbox has it still, and so the run is due.
-        if reply is None and type(message) is not CancelAsked:
-            self.dispatcher.dead_letter(self, message)  # of a body that was unwound: it will tell it again
-        elif self._run_ended:
-            self._ledger.redeliver(self._state.run_id, [(message, reply)])
-        else:
-            self._late.append((message, reply))
-
-    def _leave(self) -> None:
-        """The run is at rest: this supervisor has nothing more to do with it."""
-        for _, timer in self._timers.values():
-            self.dispatcher.drop_timer(timer)
-        self._timers.clear()
-        self._run_ended = True
-        if self._cast.resources is not None:
-            self._cast.resources.end()  # It is woken with others, here or elsewhere.
-        late, self._late = self._late, []
-        self._ledger.rested(self._state.run_id, self._state.published, late)
-        self.stop()
-
-    def _end_here(self, error: BaseException, *, at_once: bool) -> None:
-        """End the run in this process only: at once, or when it comes to rest."""
-        if self._run_ended or self._detached:
-            return
-        if not (at_once or self._only_waits):
-            self._shutdown = error
-        elif at_once and self._leaves_with is not None:
-            self._let_go(error)  # It was told before, and the store has not committed since.
-        elif self._resting or self._held or self._records:
-            self._leaves_with = error
-        else:
-            self._give_back(error)
-
-    def _give_back(self, error: BaseException) -> None:
-        """Give the run back to the store as it is, for whoever goes on with it."""
-        state = self._state
-        if state.outcome is None:
-            wake_at = state.next_due() if self._only_waits and self._begun else 0.0
-            commit = Commit(state.run_id, self._fence, release=True, wake_at=wake_at)
-            self._ledger.journal.tell(CommitAsked(self, commit, True))
-            self._held.append([])
-        self._let_go(error)
-
-    def _let_go(self, error: BaseException) -> None:
-        """End the run for those who hold on to it here; the journal keeps what it has."""
-        self._detached, self._resting = True, False
+    def _drop_held(self) -> list[Effect]:
         waiting = [effect for effects in self._held for effect in effects] + self._turn_effects
         self._held = deque([] for _ in self._held)
         self._turn_effects, self._records, self._events = [], [], []
-        for effect in waiting:
-            if type(effect) is Answer:
-                self._obey([Answer(effect.asker, None, effect.error or error)])
-            elif type(effect) is Finish:
-                self._obey([Finish(failed_outcome(error))])
-        if self._state.outcome is None:
-            self._obey(self._take(CancelAsked(error), self._now()))
-        late, self._late = self._late, []
-        for _, reply in late:
-            if reply is not None:
-                reply.set_exception((type(error), error, None))
-
-    def _lose(self, error: LeaseLostError) -> None:
-        """Another process has the run."""
-        if not self._run_ended and not self._detached:
-            logger.error("%s", error, extra=self.log_fields())
-            self._let_go(error)
+        return waiting
 
 
 def _fact_in(message: Any) -> Any:

@@ -32,12 +32,18 @@ class ChildEvent(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What a turn of the supervisor published."""
+    """What a turn of the supervisor published.
+
+    Attributes:
+        before: How many events of children came before those, by the count of the notes: more than the log has had
+            where the run was at work in another process.
+    """
 
     notes: list[Note]
     of_children: list[ChildEvent]
     events: list[Event]
     ended: bool
+    before: int = 0
 
 
 class MoreAsked(NamedTuple):
@@ -85,8 +91,11 @@ class StreamActor(PooledActor):
 
     def on_receive(self, message: Published) -> None:
         """Append what was published."""
-        log = self._log
-        log.notes.extend(message.notes)
+        log, notes = self._log, message.notes
+        missing = message.before - len(log.of_children)
+        if missing:
+            notes = [((own, of_children - missing), *told) for (own, of_children), *told in notes]
+        log.notes.extend(notes)
         log.of_children.extend(message.of_children)
         log.events.extend(message.events)
         if message.ended:

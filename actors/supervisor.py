@@ -158,6 +158,7 @@ class RunSupervisor(PooledActor):
         self._early: list[EventArrived] = []
         self._published: list[Event] = []
         self._of_children: list[ChildEvent] = []
+        self._told_of_children = state.place[1]
         self.exposed = False
         self._run_ended = False
         self._step_class: type[StepActor] = StepActor
@@ -353,7 +354,8 @@ class RunSupervisor(PooledActor):
             self._state.notes.clear()
         published, self._published = self._published, []
         of_children, self._of_children = self._of_children, []
-        self.stream.tell(Published(notes, of_children, published, self._run_ended))
+        before, self._told_of_children = self._told_of_children, self._told_of_children + len(of_children)
+        self.stream.tell(Published(notes, of_children, published, self._run_ended, before))
 
 
 _ORDERS: dict[type, Callable[[RunSupervisor, Any], None]] = {

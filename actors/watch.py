@@ -208,7 +208,7 @@ class RunWatch:
         if type(fact) is RunStarted:
             run.start_event = fact.event
         elif type(fact) is RunResumed:
-            comes_back = parent is not None and parent.run.beginning in ("woken", "recovered")
+            comes_back = parent is not None and parent.run.beginning in _COMES_BACK
             run.beginning = parent.run.beginning if parent is not None and comes_back else "resumed"
         elif type(fact) is Recovered:
             run.beginning = "woken" if fact.has_rested else "recovered"
@@ -228,7 +228,7 @@ class RunWatch:
             self._event_routed(run, number, now)
         if wait is not None:
             self._begin_wait(cast("WaitAsked", fact), wait)
-        if type(fact) is Recovered:
+        if type(fact) is Recovered or (type(fact) is RunResumed and run.beginning in _COMES_BACK):
             self._take_up_waits(run, now)
         for effect in effects:
             self._hear(run, fact, effect, now)
@@ -379,6 +379,7 @@ class RunWatch:
         self.tell("wait_ended", record)
 
 
+_COMES_BACK = ("woken", "recovered")
 _HEARERS: dict[type, Callable[[RunWatch, RunRecord, Fact | None, Any, float], None]] = {
     StartInvocation: RunWatch._begin_attempt,
     CancelInvocation: RunWatch._invocation_cancelled,

@@ -7,18 +7,19 @@ the engine reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from greenroom.codec import TypeRegistry, decode
-from greenroom.document import read_document, take_document
+from greenroom.document import graphs_within, read_document, take_document
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import Caller
+from greenroom.fingerprint import graphs_told
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
-from greenroom.journal import GONE
+from greenroom.journal import Gone
 from greenroom.lanes import Lane
-from greenroom.past_graph import dump_steps, past_graph
+from greenroom.past_graph import PastGraphs, dump_steps, past_graph
 from greenroom.run_state import RunState
 from greenroom.run_state.child import Child
 from greenroom.snapshot import dump_snapshot, open_snapshot, read_head
@@ -43,9 +44,11 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
     document["live"] = {
         "now": now,
         "steps": dump_steps(state.graph),
+        "within": [dump_steps(graph) for graph in graphs_within(state)],
         "began_at": state.began_at,
         "carried": state.carried,
         **_live(state),
+        "children": list(_live_children(state, ())),
     }
     return dump_snapshot(document, registry)
 
@@ -57,12 +60,20 @@ def load_checkpoint(
     *,
     timeout: float | None,
     on_stuck: Any,
-    named: Sequence[Graph] = (),
+    within: PastGraphs | None = None,
 ) -> tuple[RunState, float]:
     """Return the run of a checkpoint and the time of its clock.
 
-    Where the workflow was another one when it was taken, the run has the graph of then: the journal was written by it.
-    `greenroom.recovery` takes such a run over to the graph as it is.
+    Where a workflow was another one when it was taken, the run has the graph of then, and so have the runs within it:
+    the journal was written by them. `greenroom.recovery` takes such a tree over to the graphs as they are.
+
+    Args:
+        graph: The graph of its workflow as it is.
+        data: The checkpoint.
+        registry: The classes that may be built.
+        timeout: Seconds at work that the run may take, or None.
+        on_stuck: What to do when it can never end.
+        within: Finds the graphs of the runs within it; None where there are none.
 
     Raises:
         ContextSerdeError: If the bytes are no checkpoint, are damaged, are of a newer format, or
@@ -76,10 +87,13 @@ def load_checkpoint(
         document = {**outside, **document}
         live = document["live"]
         then_graph = past_graph(graph, then, live["steps"], registry)
+        told = zip(graphs_told(outside), live["within"], strict=True)
+        within = within or PastGraphs((), registry)
+        inside = [within.find(name, steps, more) for (name, steps), more in told]
         now = float(live["now"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContextSerdeError(f"the checkpoint of a run of {graph.name} is not whole: {error!r}") from error
-    state = read_document(then_graph, document, registry, named)
+    state = read_document(then_graph, document, registry, inside)
     try:
         _read_live(state, live, now)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -90,7 +104,7 @@ def load_checkpoint(
 
 
 def _live(state: RunState) -> dict[str, Any]:
-    """Return what a snapshot leaves out of a run and of those within it."""
+    """Return what a snapshot leaves out of a run, without those within it."""
     return {
         "order": list(state.invocations),
         "invocations": {number: _dump(invocation) for number, invocation in state.invocations.items()},
@@ -111,14 +125,47 @@ def _live(state: RunState) -> dict[str, Any]:
         "place": list(state.place),
         "busy": state.busy,
         "touched": list(state.touched),
-        "children": {name: _dump_child(child) for name, child in state.children.items()},
     }
+
+
+def _live_children(state: RunState, path: tuple[str, ...]) -> Iterator[list[Any]]:
+    """Return what a snapshot leaves out of the runs within a run: flat, since a document cannot nest so deep."""
+    for name, child in state.children.items():
+        run = child.run
+        lives = None if run is None else [run.outcome is not None, run.timeout, run.on_stuck, _live(run)]
+        yield [[*path, name], _dump_child(child), lives]
+        if run is not None:
+            yield from _live_children(run, (*path, name))
 
 
 def _read_live(state: RunState, live: Any, now: float) -> None:
     state.shift_clock(now)
     state.began_at, state.carried = live["began_at"], live["carried"]
     _read_run(state, live)
+    waits: dict[int, dict[int, Wait]] = {}  # of each run, by its id here
+    for (*path, name), item, lives in live["children"]:
+        parent = state
+        for outer in path:
+            found = parent.children[outer].run
+            if found is None:
+                raise ValueError(f"run '{outer}' has ended, and holds another")
+            parent = found
+        if id(parent) not in waits:
+            waits[id(parent)] = _waits_of(parent)
+        _read_child(parent.children[name], item, lives, waits[id(parent)])
+    _count_dozing(state)
+
+
+def _waits_of(state: RunState) -> dict[int, Wait]:
+    return {wait.number: wait for inv in state.invocations.values() for wait in (inv.waits or {}).values()}
+
+
+def _count_dozing(state: RunState) -> None:
+    for child in state.children.values():
+        if child.run is not None:
+            _count_dozing(child.run)
+            child.is_dozing = child.is_busy and child.run.only_waits
+    state.dozing = sum(child.is_dozing for child in state.children.values())
 
 
 def _read_run(state: RunState, live: Any) -> None:
@@ -131,6 +178,7 @@ def _read_run(state: RunState, live: Any) -> None:
         lane.retries.extend(state.invocations[number] for number in retries)
         lane.freed, lane.used = list(freed), used
     state.parked = sum(inv.parked_at is not None and inv.ready is None for inv in state.invocations.values())
+    state.retrying = sum(inv.retry_at is not None for inv in state.invocations.values())
     state.worked, state.at_work_since = live["worked"], live["at_work_since"]
     state.idle_noted = live["idle_noted"]
     state.store.resume_edit(
@@ -139,13 +187,9 @@ def _read_run(state: RunState, live: Any) -> None:
     )
     first, second = live["place"]
     state.place, state.busy, state.touched = (first, second), live["busy"], dict.fromkeys(live["touched"])
-    waits = {wait.number: wait for inv in state.invocations.values() for wait in (inv.waits or {}).values()}
-    for name, item in live["children"].items():
-        _read_child(state.children[name], item, waits)
 
 
 def _dump_child(child: Child) -> list[Any]:
-    run = child.run
     return [
         child.cast is not None,
         child.is_told,
@@ -154,20 +198,18 @@ def _dump_child(child: Child) -> list[Any]:
         sorted(child.timers, key=repr),
         list(child.lifted),
         child.closed,
-        None if run is None else [run.outcome is not None, run.timeout, run.on_stuck, _live(run)],
     ]
 
 
-def _read_child(child: Child, item: list[Any], waits: Mapping[int, Wait]) -> None:
-    has_cast, child.is_told, child.is_busy, awaited, timers, (first, second), child.closed, live = item
-    # Those who ran its steps are gone with their process.
-    child.cast = GONE if has_cast else None
+def _read_child(child: Child, item: list[Any], lives: list[Any] | None, waits: Mapping[int, Wait]) -> None:
+    has_cast, child.is_told, child.is_busy, awaited, timers, (first, second), child.closed = item
+    child.cast = Gone(child.run_id) if has_cast else None
     child.waits = [waits[number] for number in awaited]
     child.timers = set(timers)
     child.lifted = (first, second)
-    if child.run is not None:
-        is_over, child.run.timeout, child.run.on_stuck, run = live
-        _read_run(child.run, run)
+    if child.run is not None and lives is not None:
+        is_over, child.run.timeout, child.run.on_stuck, live = lives
+        _read_run(child.run, live)
         if not is_over:
             child.run.outcome = None
 

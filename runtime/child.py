@@ -56,6 +56,9 @@ class _Status:
     def set(self, value: str) -> None:
         self.value = value
 
+    def set_exception(self, error: Any) -> None:
+        self.value = "cancelled"  # The run has left this process, and the child with it.
+
 
 class ChildRunCore:
     """What `ChildRun` and `AsyncChildRun` share.

@@ -17,6 +17,7 @@ from greenroom.document import graphs_within, read_document, take_document
 from greenroom.errors import ContextStateError, StepCancelled, WorkflowRuntimeError
 from greenroom.events import Event, InputRequiredEvent, NeverEvent
 from greenroom.facts import CollectAsked, EventArrived, EventSent, EventWritten, Inspect, WaitAsked
+from greenroom.fingerprint import find_graphs
 from greenroom.graph import EventKind, Graph
 from greenroom.named import graphs_named_by, registry_for
 from greenroom.ports import HasGraph, RestingPort, RunPort, StepPort, current_step, step_has_ended
@@ -334,7 +335,8 @@ class ContextCore(ContextBase, Generic[S]):
         named = graphs_named_by(workflow)
         registry = registry_for(graph, *named)
         document = load_snapshot(graph, data, registry, named)
-        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry, named))))
+        within = find_graphs(document, named, graph, registry)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry, within))))
 
     @classmethod
     def from_dict(cls, workflow: HasGraph, data: Mapping[str, Any]) -> Self:
@@ -343,7 +345,8 @@ class ContextCore(ContextBase, Generic[S]):
         named = graphs_named_by(workflow)
         registry = registry_for(graph, *named)
         document = document_from_dict(graph, data, registry, named)
-        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry, named))))
+        within = find_graphs(document, named, graph, registry)
+        return cast("Self", cls._of_run(RestingPort.of(read_document(graph, document, registry, within))))
 
     def _take(self, encode: Callable[[dict[str, Any], TypeRegistry], Any]) -> Any:
         if self._step is not None:

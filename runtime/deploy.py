@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -24,7 +24,7 @@ from greenroom.facts import EventArrived
 from greenroom.inbox import read_entry, read_question
 from greenroom.journal import RecordError, decode_record
 from greenroom.named import graphs_named_by, registry_of
-from greenroom.recovery import Fault, FaultsError, read_run
+from greenroom.recovery import Fault, FaultsError, read_run, within_run
 from greenroom.snapshot import open_snapshot
 from greenroom.stores import Loaded, RunStore, Status
 
@@ -195,7 +195,10 @@ def _state_faults(loaded: Loaded, checkpoint: bytes, workflow: Workflow, registr
         yield from error.faults
     except RecordError as error:
         # What comes after it cannot be applied, but it can be read.
-        yield Fault(f"journal record {error.number}", error.reason, error.step, error.type_name, error.field)
+        place, workflow_within = f"journal record {error.number}", None
+        if error.within is not None:
+            place, workflow_within = within_run(*error.within) + place, error.within[1]
+        yield Fault(place, error.reason, error.step, error.type_name, error.field, workflow_within)
         for number, record in loaded.records:
             if number > error.number:
                 try:
@@ -208,9 +211,9 @@ def _state_faults(loaded: Loaded, checkpoint: bytes, workflow: Workflow, registr
         found = list(_checkpoint_faults(checkpoint, registry))
         yield from found or [_fault("the checkpoint", error)]
     else:
-        for place, step, part in _sections(take_document(recovery.state, recovery.last)):
-            for event, field, problem in _misfits(part):
-                yield Fault(place, problem, step, event, field)
+        for section in _sections(take_document(recovery.state, recovery.last)):
+            for event, field, problem in _misfits(section.part):
+                yield Fault(section.place, problem, section.step, event, field, section.workflow)
 
 
 def _stream_faults(store: RunStore, run_id: str, registry: TypeRegistry) -> Iterator[Fault]:
@@ -231,11 +234,10 @@ def _stream_faults(store: RunStore, run_id: str, registry: TypeRegistry) -> Iter
 def _checkpoint_faults(checkpoint: bytes, registry: TypeRegistry) -> Iterator[Fault]:
     """Find each value of a checkpoint that cannot be built, not only the first."""
     try:
-        _, body = open_snapshot(checkpoint)
-        document = transcribe(body)
-        for place, step, part in _sections(document):
-            for error in _unreadable(part, registry):
-                yield _fault(place, error, step)
+        head, body = open_snapshot(checkpoint)
+        for section in _sections({**transcribe(head), **transcribe(body)}):
+            for error in _unreadable(section.part, registry):
+                yield _fault(section.place, error, section.step, section.workflow)
     except (ContextSerdeError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         return  # It is damaged: what reading it said has to do.
 
@@ -250,8 +252,31 @@ def _unreadable(node: Any, registry: TypeRegistry) -> list[ContextSerdeError]:
     return []
 
 
-def _sections(document: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Any]]:
-    """Take a run's document apart: where each part stands, the step it concerns, and the part."""
+class _Section(NamedTuple):
+    """A part of a run's document: where it stands, the step and the workflow of a run within it that it concerns."""
+
+    place: str
+    step: str | None
+    part: Any
+    workflow: str | None = None
+
+
+def _sections(document: Mapping[str, Any]) -> Iterator[_Section]:
+    """Take a run's document apart, and those of the runs within it."""
+    for place, step, part in _parts(document):
+        yield _Section(place, step, part)
+    for item in document["children"]:
+        workflow = document["within"][item["graph"]][0]
+        run = within_run(item["run_id"], workflow)
+        if item["run"] is not None:
+            for place, step, part in _parts(item["run"]):
+                yield _Section(run + place, step, part, workflow)
+        yield _Section(f"{run}its result", None, item["outcome"], workflow)
+        yield _Section(f"{run}answers that it is to take", None, item["early"], workflow)
+
+
+def _parts(document: Mapping[str, Any]) -> Iterator[tuple[str, str | None, Any]]:
+    """Take the document of one run apart: where each part stands, the step it concerns, and the part."""
     for item in document["invocations"]:
         yield f"invocation {item['number']}", item["step"], item
     for step, buffer_id, events in document["buffers"]:
@@ -330,5 +355,5 @@ def _adapter(cls: type[BaseModel], name: str) -> TypeAdapter[Any] | None:
     return None
 
 
-def _fault(place: str, error: ContextSerdeError, step: str | None = None) -> Fault:
-    return Fault(place, str(error), step, error.type_name, error.field)
+def _fault(place: str, error: ContextSerdeError, step: str | None = None, workflow: str | None = None) -> Fault:
+    return Fault(place, str(error), step, error.type_name, error.field, workflow)

@@ -19,7 +19,7 @@ from greenroom.collect import Collect, Join
 from greenroom.errors import ContextSerdeError
 from greenroom.events import CollectionReleaseEvent, Event, StopEvent
 from greenroom.facts import Responded
-from greenroom.fingerprint import find_graph, graphs_told, stored_name, taken_down
+from greenroom.fingerprint import stored_name, taken_down
 from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.lineage import FanOut, Gathered, Lineage, Recoveries
@@ -186,21 +186,21 @@ def _dump_fan_out(fan_out: FanOut) -> dict[str, Any]:
     }
 
 
-def read_document(graph: Graph, document: Any, registry: TypeRegistry, named: Sequence[Graph] = ()) -> RunState:
+def read_document(graph: Graph, document: Any, registry: TypeRegistry, within: Sequence[Graph] = ()) -> RunState:
     """Return the run of a document, put away, with a clock that stands at 0.
 
     Args:
         graph: The workflow's graph.
         document: What `load_snapshot` returned.
         registry: The classes that may be built.
-        named: The graphs of the workflows that runs within this one may be of.
+        within: The graphs of the runs within this one, in the order in which the document tells of them.
 
     Raises:
         ContextSerdeError: If it is not whole.
     """
     try:
         state = _read(graph, document, registry)
-        _read_children(state, document, registry, named)
+        _read_children(state, document, registry, within)
         return state
     except ContextSerdeError:
         raise
@@ -254,8 +254,7 @@ def _read(graph: Graph, document: dict[str, Any], registry: TypeRegistry) -> Run
     return state
 
 
-def _read_children(state: RunState, document: dict[str, Any], registry: TypeRegistry, named: Sequence[Graph]) -> None:
-    graphs = [find_graph(name, then, named, state.graph, registry) for name, then in graphs_told(document)]
+def _read_children(state: RunState, document: dict[str, Any], registry: TypeRegistry, graphs: Sequence[Graph]) -> None:
     runs = [state]
     for item in document["children"]:
         *path, name = map(_text, item["path"])

@@ -14,7 +14,7 @@ from greenroom.events import Event
 from greenroom.graph import Graph
 from greenroom.steps import StepSpec
 
-__all__ = ["check_graph", "find_graph", "graph_differences", "graphs_told", "stored_name", "taken_down"]
+__all__ = ["check_graph", "find_graphs", "graph_differences", "graphs_told", "stored_name", "taken_down"]
 
 
 _CLASS_NAME = re.compile(r"[^\s\[\]]+:[^\s\[\]]+")
@@ -96,8 +96,16 @@ def _differences(then: Any, now: dict[str, Any]) -> Iterator[str]:
                     yield f"step '{step}' {verb} {', '.join(new) or 'nothing'}; it was {', '.join(old) or 'nothing'}"
 
 
-def find_graph(name: Any, then: Any, named: Sequence[Graph], outer: Graph, registry: TypeRegistry) -> Graph:
-    """Return the graph of a run within another, as it was when the snapshot was taken."""
+def find_graphs(document: Any, named: Sequence[Graph], outer: Graph, registry: TypeRegistry) -> list[Graph]:
+    """Return the graphs of the runs within that of a snapshot, in the order in which its head tells of them.
+
+    Raises:
+        ContextSerdeError: If one of them is not named, or has changed since the snapshot was taken.
+    """
+    return [_find_graph(name, then, named, outer, registry) for name, then in graphs_told(document)]
+
+
+def _find_graph(name: Any, then: Any, named: Sequence[Graph], outer: Graph, registry: TypeRegistry) -> Graph:
     graphs = [graph for graph in named if graph.name == name]
     if not graphs:
         raise ContextSerdeError(
@@ -113,7 +121,7 @@ def find_graph(name: Any, then: Any, named: Sequence[Graph], outer: Graph, regis
 
 def graphs_told(document: Any) -> list[Any]:
     """Return the names of the graphs that a head tells of within its run, each with what it was."""
-    pairs = document.get("within")
+    pairs = document.get("within") if isinstance(document, dict) else None
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ContextSerdeError("the snapshot does not tell of which workflows the runs within it are")
     return pairs

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from greenroom.codec import TypeRegistry, decode, encode, transcribe
+from greenroom.codec import TypeRegistry, decode, encode, global_registry, transcribe
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import (
     BecameQuiet,
@@ -39,8 +39,7 @@ from greenroom.facts import (
     WaitAsked,
 )
 from greenroom.fingerprint import taken_down
-from greenroom.graph import Graph
-from greenroom.past_graph import dump_steps, past_graph
+from greenroom.past_graph import PastGraphs, dump_steps
 from greenroom.run_state import RunState
 from greenroom.state import StoreCall
 
@@ -87,7 +86,18 @@ _FIELDS: dict[type, tuple[str, ...]] = {
 _PLAIN = frozenset(
     {RunStarted, EventArrived, EventSent, EventWritten, Finished, Failed, OnceDone, Responded, TimerFired}
 )
-GONE: Any = object()  # stands for those who ran the steps of a child, in the process that is no more
+
+
+class Gone:
+    """Stands for what ran the steps of a child, in the process that is no more. The child may be ended all the same."""
+
+    steps: ClassVar[Mapping[str, Any]] = {}
+    resources = None
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+
 _KINDS = {kind.__name__: kind for kind in _FIELDS}
 
 
@@ -121,14 +131,14 @@ def encode_fact(fact: Fact, registry: TypeRegistry) -> bytes:
         raise
 
 
-def decode_fact(data: bytes, state: RunState, registry: TypeRegistry, named: Sequence[Graph] = ()) -> Fact:
+def decode_fact(data: bytes, state: RunState, registry: TypeRegistry, within: PastGraphs) -> Fact:
     """Return the fact that `encode_fact` wrote.
 
     Args:
         data: The bytes.
         state: The run as it was when the fact came.
         registry: The classes that may be built.
-        named: The graphs of the workflows that runs within this one may be of.
+        within: Finds the graphs of the runs within this one.
 
     Raises:
         ContextSerdeError: If the bytes are damaged, or name a kind of fact or a class that there is not.
@@ -138,9 +148,9 @@ def decode_fact(data: bytes, state: RunState, registry: TypeRegistry, named: Seq
         kind = _KINDS[name]
         if kind is ForChild:
             path, inner = values
-            return ForChild(tuple(path), decode_fact(inner, _state_at(state, path), registry, named))
+            return ForChild(tuple(path), decode_fact(inner, _state_at(state, path), registry, within))
         if kind is ChildAsked:
-            return _child_asked(*values, named=named, registry=registry)
+            return _child_asked(*values, within=within)
         fields = dict(zip(_FIELDS[kind], values, strict=True))
         arguments = [_read(fields, field, state, registry) for field in _FIELDS[kind]]
         fact: Fact = kind(*arguments)
@@ -171,18 +181,10 @@ def _child_asked(
     timeout: float | None,
     on_stuck: Any,
     *,
-    named: Sequence[Graph],
-    registry: TypeRegistry,
+    within: PastGraphs,
 ) -> ChildAsked:
-    graph_name, then, steps = graph_then
-    graph = next((graph for graph in named if graph.name == graph_name), None)
-    if graph is None:
-        raise ContextSerdeError(
-            f"the journal holds a run of {graph_name}, which the workflow's code does not name: name it in the code of"
-            " a step, or keep it in an attribute of the workflow"
-        )
-    past = past_graph(graph, then, steps, registry)
-    return ChildAsked(invocation, attempt, name, run_id, past, event, timeout, on_stuck, GONE, None)
+    past = within.find(*graph_then)
+    return ChildAsked(invocation, attempt, name, run_id, past, event, timeout, on_stuck, Gone(run_id), None)
 
 
 def pack_record(now: float, fact: bytes) -> bytes:
@@ -262,7 +264,7 @@ def replay(
     state: RunState,
     records: Sequence[bytes],
     registry: TypeRegistry,
-    named: Sequence[Graph] = (),
+    within: PastGraphs | None = None,
     first: int = 0,
 ) -> float | None:
     """Apply records to a run; return the time of the last one, or None where there is none.
@@ -271,13 +273,14 @@ def replay(
         state: The run, as it was before the first of them.
         records: The records.
         registry: The classes that may be built.
-        named: The graphs of the workflows that runs within this one may be of.
+        within: Finds the graphs of the runs within this one; None where there are none.
         first: The number of the first of them, for messages.
 
     Raises:
         RecordError: If one cannot be read, or does not apply.
     """
     last: float | None = None
+    within = within or PastGraphs((), registry)
     for number, record in enumerate(records, first):
         if state.outcome is not None:
             how = f" ({state.outcome.error!r})" if state.outcome.error is not None else ""
@@ -288,7 +291,7 @@ def replay(
             raise RecordError(number, record, state, error)
         try:
             last, data = unpack_record(record)
-            state.apply(decode_fact(data, state, registry, named), last)
+            state.apply(decode_fact(data, state, registry, within), last)
         except (ContextSerdeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
             raise RecordError(number, record, state, error) from error
     return last
@@ -301,13 +304,16 @@ class RecordError(ContextSerdeError):
         number: The number of the record.
         kind: What it tells, as `Finished`, or None if even that cannot be read.
         step: The step that it is about, or None.
+        within: The id and the workflow of the run within the run that it is about; None for the run itself.
         reason: What is wrong with it.
     """
 
     def __init__(self, number: int, record: bytes, state: RunState, error: Exception) -> None:
         self.number = number
-        self.kind, self.step = _subject(record, state)
+        self.kind, self.step, self.within = _subject(record, state)
         of_step = "" if self.step is None else f" of step '{self.step}'"
+        if self.within is not None:
+            of_step += f" in run '{self.within[0]}' of {self.within[1]}"
         what = f", {self.kind}{of_step}," if self.kind is not None else ""
         self.reason = str(error) if isinstance(error, ContextSerdeError) else repr(error)
         super().__init__(f"journal record {number}{what} cannot be applied: {self.reason}")
@@ -321,27 +327,43 @@ def decode_record(record: bytes, registry: TypeRegistry) -> None:
     Raises:
         ContextSerdeError: If they cannot.
     """
-    decode(unpack_record(record)[1], registry)
+    decode(_own_fact(unpack_record(record)[1])[1], registry)
 
 
 def describe_record(record: bytes) -> tuple[float, str, dict[str, Any]]:
     """Return the time, the kind and the fields of a record as JSON-able values. No class is built or looked up.
 
+    Of a fact of a run within the run, the path to that run is one of the fields.
+
     Raises:
         ContextSerdeError: If it is damaged.
     """
     at, data = unpack_record(record)
+    path, data = _own_fact(data)
     content = transcribe(data)
     if not isinstance(content, list) or not content or content[0] not in _KINDS:
         raise ContextSerdeError("a record of the journal tells no kind of fact that there is")
-    return at, content[0], dict(zip(_FIELDS[_KINDS[content[0]]], content[1:], strict=False))
+    fields = dict(zip(_FIELDS[_KINDS[content[0]]], content[1:], strict=False))
+    return at, content[0], {"path": path, **fields} if path else fields
 
 
-def _subject(record: bytes, state: RunState) -> tuple[str | None, str | None]:
+def _own_fact(data: bytes) -> tuple[list[str], bytes]:
+    """Return the path to the run that a fact is about, empty for the run itself, and the fact as that run sees it."""
+    content = transcribe(data)
+    if isinstance(content, list) and len(content) == 3 and content[0] == ForChild.__name__:
+        _, path, inner = decode(data, global_registry)
+        if isinstance(path, list) and isinstance(inner, bytes):
+            return path, inner
+    return [], data
+
+
+def _subject(record: bytes, state: RunState) -> tuple[str | None, str | None, tuple[str, str] | None]:
     try:
         _, kind, fields = describe_record(record)
     except ContextSerdeError:
-        return None, None
+        return None, None, None
+    about = _state_at(state, fields.get("path", []))
     number = fields.get("invocation")
-    invocation = state.invocations.get(number) if isinstance(number, int) else None
-    return kind, fields.get("step") if invocation is None else invocation.spec.name
+    invocation = about.invocations.get(number) if isinstance(number, int) else None
+    step = fields.get("step") if invocation is None else invocation.spec.name
+    return kind, step, None if about is state else (about.run_id, about.graph.name)

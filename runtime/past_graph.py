@@ -2,13 +2,15 @@
 
 The journal tells what happened, not what followed from it: events go to the steps that took them then, and workers are
 given out as there were then. So the journal of an unfinished run is replayed with the graph that it was written with,
-made of what the checkpoint says of it. Step functions are not part of it, nor are retry policies, which are code.
+made of what the checkpoint says of it; the runs within it with theirs. Step functions are not part of it, nor are retry
+policies, which are code.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greenroom.codec import TypeRegistry
@@ -19,7 +21,7 @@ from greenroom.fingerprint import graph_differences
 from greenroom.graph import Graph
 from greenroom.steps import DEFAULT_WORKERS, Catch, StepOptions, StepSpec
 
-__all__ = ["dump_steps", "past_graph"]
+__all__ = ["PastGraphs", "dump_steps", "past_graph", "present_graph"]
 
 
 def dump_steps(graph: Graph) -> dict[str, list[Any]]:
@@ -67,10 +69,55 @@ def past_graph(graph: Graph, then: Any, steps: Any, registry: TypeRegistry) -> G
         raise ContextSerdeError(f"the graph of {graph.name} cannot be made as it was: {error}{gone}") from error
 
 
+def present_graph(graph: Graph) -> Graph:
+    """Return the graph as it is now of one that is, or was."""
+    return graph.now if isinstance(graph, _PastGraph) else graph
+
+
+class PastGraphs:
+    """Finds the graphs of runs within a run as they were. One that was found before is the same object again.
+
+    Args:
+        named: The graphs of the workflows that runs within the run may be of, as they are.
+        registry: The classes that may be named.
+    """
+
+    def __init__(self, named: Sequence[Graph], registry: TypeRegistry) -> None:
+        self._named = named
+        self._registry = registry
+        self._made: dict[str, Graph] = {}
+
+    def find(self, name: Any, then: Any, steps: Any) -> Graph:
+        """Return the graph of a name as it was: one of those that are given, if one is the same.
+
+        Args:
+            name: The name of its workflow.
+            then: What the steps accepted and returned.
+            steps: What `dump_steps` returned then.
+
+        Raises:
+            ContextSerdeError: If no graph has this name, or the graph of then cannot be made of what there is now.
+            TypeError, ValueError, AttributeError: If it is not told as it is told.
+        """
+        graphs = [graph for graph in self._named if graph.name == name]
+        if not graphs:
+            raise ContextSerdeError(
+                f"there is a run of {name} within the run, which the workflow's code does not name: name it in the code"
+                " of a step, or keep it in an attribute of the workflow"
+            )
+        key = json.dumps([name, then, steps], sort_keys=True)
+        made = self._made.get(key)
+        if made is None:
+            alike = (graph for graph in graphs if past_graph(graph, then, steps, self._registry) is graph)
+            made = self._made[key] = next(alike, None) or past_graph(graphs[0], then, steps, self._registry)
+        return made
+
+
 class _PastGraph(Graph):
     """A graph whose ends need not be there any more: no run begins in it."""
 
     def __init__(self, graph: Graph, steps: list[StepSpec]) -> None:
+        self.now = graph
         self._ends = graph.start_event_class, graph.stop_event_class
         super().__init__(graph.name, steps, graph.functions, graph.description)
 

@@ -1,14 +1,14 @@
 """Reading an unfinished run of a store: its checkpoint and journal, and what the code as it is now makes of it.
 
-The run is replayed with the graph that its journal was written with, and then taken over to the graph as it is. A
-difference between the two matters only where something unfinished stands on it: a new step does not, nor does a step
-that is gone and has nothing to do any more.
+The run is replayed with the graph that its journal was written with, and then taken over to the graph as it is; each
+run within it likewise. A difference between the two matters only where something unfinished of that run stands on it: a
+new step does not, nor does a step that is gone and has nothing to do any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from greenroom.buffers import CollectBuffer
@@ -20,11 +20,12 @@ from greenroom.graph import Graph
 from greenroom.invocation import Invocation
 from greenroom.journal import replay
 from greenroom.lineage import Lineage, Recoveries
+from greenroom.past_graph import PastGraphs, present_graph
 from greenroom.run_state import RunState
 from greenroom.state import DictState
 from greenroom.steps import StepSpec
 
-__all__ = ["Fault", "FaultsError", "Recovery", "read_run"]
+__all__ = ["Fault", "FaultsError", "Recovery", "read_run", "within_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,12 @@ class Fault:
     """Something of an unfinished run that the code as it is now has no place for.
 
     Attributes:
-        place: Where in the run it stands, as "invocation 3" or "journal record 17".
+        place: Where in the run it stands, as "invocation 3" or "journal record 17". Of a run within it: with that run.
         problem: What is wrong, and what to do.
         step: The step that it concerns, or None.
         event: The class of the event, or of another value, that it concerns, or None.
         field: The field of it, or None.
+        workflow: The name of the workflow of the run within it that it concerns; None: it concerns the run itself.
     """
 
     place: str
@@ -44,6 +46,7 @@ class Fault:
     step: str | None = None
     event: str | None = None
     field: str | None = None
+    workflow: str | None = None
 
 
 class FaultsError(ContextSerdeError):
@@ -64,7 +67,7 @@ class Recovery(NamedTuple):
     Attributes:
         state: The run, with the graph as it is now.
         last: When its last fact was applied, by its clock.
-        has_moved: Whether the graph was another one, so that what is journaled from now on needs a new checkpoint.
+        has_moved: Whether a graph was another one, so that what is journaled from now on needs a new checkpoint.
         has_rested: Whether it was put to rest, so that no body was at work.
     """
 
@@ -100,21 +103,29 @@ def read_run(
     Raises:
         ContextSerdeError: If something cannot be read, or does not apply any more.
     """
-    state, last = load_checkpoint(graph, checkpoint, registry, timeout=timeout, on_stuck=on_stuck, named=named)
-    at_work = [inv for inv in state.invocations.values() if inv.worker is not None or inv.is_live]
-    has_rested = not (records or at_work or state.children)
+    within = PastGraphs(named, registry)
+    state, last = load_checkpoint(graph, checkpoint, registry, timeout=timeout, on_stuck=on_stuck, within=within)
+    has_rested = not (records or any(_has_bodies(run) for _, run in _tree(state)))
     first = records[0][0] if records else 0
-    last = replay(state, [record for _, record in records], registry, named, first) or last
+    last = replay(state, [record for _, record in records], registry, within, first) or last
     _check_replay(state, published)
     state.notes.clear()  # They were told when it happened.
-    has_moved = state.graph is not graph
-    faults = list(_child_faults(state, named, has_moved))
-    if has_moved or faults:
-        faults += _find_faults(state, graph)
-        if faults:
-            raise FaultsError(f"{graph.name} has changed, and this run stands on what has changed:", faults)
-        _move(state, graph)
-    return Recovery(state, last, has_moved, has_rested)
+    changed = [(place, run) for place, run in _tree(state) if present_graph(run.graph) is not run.graph]
+    faults = [fault for place, run in changed for fault in _faults_of(place, run)]
+    if faults:
+        names = " and ".join(dict.fromkeys(run.graph.name for _, run in changed))
+        raise FaultsError(f"{names} has changed, and this run stands on what has changed:", faults)
+    for _, run in changed:
+        _move(run, present_graph(run.graph))
+    _move_children(state)
+    return Recovery(state, last, bool(changed), has_rested)
+
+
+def _has_bodies(run: RunState) -> bool:
+    at_work = (
+        inv.worker is not None or (inv.is_live and inv.parked_at is not None) for inv in run.invocations.values()
+    )
+    return any(at_work)
 
 
 def _check_replay(state: RunState, published: int) -> None:
@@ -132,17 +143,30 @@ def _check_replay(state: RunState, published: int) -> None:
         )
 
 
-def _child_faults(state: RunState, named: Sequence[Graph], has_moved: bool) -> Iterator[Fault]:
-    """Find the runs within a run that cannot be taken over: no checkpoint is made while there are such."""
+def _tree(state: RunState, place: str = "") -> Iterator[tuple[str, RunState]]:
+    """Return a run and those within it, each with what is said of it before the place of a fault."""
+    yield place, state
     for child in state.children.values():
-        if has_moved or not any(child.graph is graph for graph in named):
-            changed = state.graph.name if has_moved else child.graph.name
-            yield Fault(
-                f"run '{child.name}' within it",
-                f"{changed} has changed, and a run with others within it is only taken over when those have ended",
-            )
-        elif child.run is not None:
-            yield from _child_faults(child.run, named, has_moved=False)
+        if child.run is not None:
+            yield from _tree(child.run, within_run(child.run_id, child.graph.name))
+
+
+def within_run(run_id: str, workflow: str) -> str:
+    """Return what is said before the place of a fault in a run within another."""
+    return f"run '{run_id}' of {workflow}, "
+
+
+def _faults_of(place: str, run: RunState) -> Iterator[Fault]:
+    for fault in _find_faults(run, present_graph(run.graph)):
+        yield replace(fault, place=place + fault.place, workflow=run.graph.name) if place else fault
+
+
+def _move_children(state: RunState) -> None:
+    """Have the runs within a run, those that have ended included, known by the graphs as they are."""
+    for child in state.children.values():
+        child.graph = present_graph(child.graph)
+        if child.run is not None:
+            _move_children(child.run)
 
 
 def _find_faults(state: RunState, graph: Graph) -> Iterator[Fault]:

@@ -15,7 +15,7 @@ import msgpack
 from greenroom.codec import TypeRegistry, decode, encode, from_jsonable, to_jsonable
 from greenroom.document import FORMAT
 from greenroom.errors import ContextSerdeError
-from greenroom.fingerprint import check_graph, find_graph, graphs_told
+from greenroom.fingerprint import check_graph, find_graphs
 from greenroom.graph import Graph
 
 __all__ = ["document_from_dict", "document_to_dict", "dump_snapshot", "load_snapshot", "open_snapshot", "read_head"]
@@ -118,5 +118,4 @@ def _check_head(graph: Graph, document: Any, named: Sequence[Graph], registry: T
     if workflow != graph.name:
         raise ContextSerdeError(f"the snapshot is of {workflow}, not of {graph.name}")
     check_graph(then, graph, registry)
-    for name, within in graphs_told(document):
-        find_graph(name, within, named, graph, registry)
+    find_graphs(document, named, graph, registry)

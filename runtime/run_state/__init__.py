@@ -7,7 +7,14 @@ give the same effects. It never copies itself, so that a fact costs the same how
 from __future__ import annotations
 
 from greenroom.run_state.child import Child
-from greenroom.run_state.children import all_dead_letters, all_questions, asks_or_asked, find_question
+from greenroom.run_state.children import (
+    all_dead_letters,
+    all_questions,
+    asks_or_asked,
+    casts_within,
+    find_question,
+    live_bodies,
+)
 from greenroom.run_state.ending import failed_outcome
 from greenroom.run_state.notes import Note, of_child, read_note
 from greenroom.run_state.state import MAX_DEAD_LETTERS, MAX_NOTES, OnStuck, RunState
@@ -22,8 +29,10 @@ __all__ = [
     "all_dead_letters",
     "all_questions",
     "asks_or_asked",
+    "casts_within",
     "failed_outcome",
     "find_question",
+    "live_bodies",
     "of_child",
     "read_note",
 ]

@@ -44,6 +44,7 @@ class Child:
         outcome: How it ended, or None.
         is_told: Whether its step knows how it ended.
         is_busy: Whether it is at work.
+        is_dozing: Whether it is so only in that it waits for retries.
         waits: The waits for its end.
         timers: The timers that are set for it.
         early: The answers of people that came while it was put away.
@@ -60,6 +61,7 @@ class Child:
         "graph",
         "invocation",
         "is_busy",
+        "is_dozing",
         "is_told",
         "lifted",
         "name",
@@ -80,7 +82,7 @@ class Child:
         self.run: RunState | None = None
         self.cast: Any = None
         self.outcome: Outcome | None = None
-        self.is_told = self.is_busy = False
+        self.is_told = self.is_busy = self.is_dozing = False
         self.waits: list[Wait] = []
         self.timers: set[TimerKey] = set()
         self.early: list[Responded] = []
@@ -102,7 +104,7 @@ class Child:
     def put_away(self) -> None:
         """Let go of what is of this life of its alone: it may go on in another."""
         self.cast = self.watcher = None
-        self.is_busy = self.is_told = False
+        self.is_busy = self.is_dozing = self.is_told = False
         self.waits.clear()
         self.timers.clear()
 

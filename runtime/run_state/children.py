@@ -72,12 +72,17 @@ def _lift_notes(state: RunState, child: Child, place: tuple[int, int]) -> None:
 
 
 def mind_busy(state: RunState, child: Child) -> None:
-    """Count a child that works among those that do."""
-    is_busy = child.run is not None and child.run.outcome is None and child.run.is_at_work
+    """Count a child that works among those that do, and one that only waits for retries among those."""
+    run = child.run
+    is_busy = run is not None and run.outcome is None and run.is_at_work
     if is_busy != child.is_busy:
         child.is_busy = is_busy
         state.busy += 1 if is_busy else -1
         state.idle_noted = False
+    is_dozing = is_busy and run is not None and run.only_waits
+    if is_dozing != child.is_dozing:
+        child.is_dozing = is_dozing
+        state.dozing += 1 if is_dozing else -1
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
@@ -124,6 +129,24 @@ def forget_failed_children(state: RunState, invocation: Invocation) -> None:
 
 
 # -- looking into the tree ---------------------------------------------------------------------------------------------
+
+
+def live_bodies(state: RunState, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Invocation]]:
+    """Return the invocations whose bodies stand at a wait, of the run and of those within it, with their paths."""
+    found = [(path, inv) for inv in state.invocations.values() if inv.is_live and inv.parked_at is not None]
+    for child, run in _runs(state):
+        if not child.is_at_rest:
+            found += live_bodies(run, (*path, child.name))
+    return found
+
+
+def casts_within(state: RunState) -> list[Any]:
+    """Return what runs the bodies of the runs within a run, and of those within these."""
+    found = []
+    for child, run in _runs(state):
+        if not child.is_at_rest:
+            found += [child.cast, *casts_within(run)]
+    return found
 
 
 def _runs(state: RunState) -> Iterator[tuple[Child, RunState]]:

@@ -23,7 +23,7 @@ from greenroom.lineage import Lineage
 from greenroom.outcome import Outcome
 from greenroom.run_state.child_runs import answer_arrived, child_responded
 from greenroom.run_state.collecting import gather, open_fan_out, settle
-from greenroom.run_state.ending import end, forget_children, put_away, put_children_away
+from greenroom.run_state.ending import end, forget_children, lose_bodies
 from greenroom.run_state.notes import written
 from greenroom.run_state.waiting import ask_people, close_question, end_wait, withdraw_waits
 from greenroom.run_state.work import admit, leave, serve_queue
@@ -56,28 +56,12 @@ def run_resumed(state: RunState, fact: RunResumed, now: float, effects: list[Eff
         else:
             invocation.retry_at = None
             admit(state, invocation, now, effects)
+    state.retrying = sum(invocation.retry_at is not None for invocation in state.invocations.values())
 
 
 def recovered(state: RunState, fact: Recovered, now: float, effects: list[Effect]) -> None:
     """The run goes on in another process, or after a rest: all bodies and all callers are gone."""
-    state.store.release_all()
-    parked = {
-        invocation.number: invocation.parked_at
-        for invocation in state.invocations.values()
-        if invocation.parked_at is not None
-        and invocation.ready is None
-        and invocation.is_known_to_wait
-        and not invocation.children  # which go on once its body has come by their ctx.run
-    }
-    put_away(state)
-    put_children_away(state)
-    for number, since in parked.items():
-        # It waits on without a body; one is started when its wait has ended.
-        state.invocations[number].parked_at = since
-    state.parked = len(parked)
-    if state.at_work_since is not None:
-        state.worked += fact.last - state.at_work_since
-        state.at_work_since = None
+    lose_bodies(state, fact.last)
     run_resumed(state, RunResumed(), now, effects)
 
 

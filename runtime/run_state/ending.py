@@ -143,10 +143,11 @@ def end_children(state: RunState, effects: list[Effect], *, for_good: bool) -> N
             continue
         error = WorkflowCancelledByUser(f"run '{child.run_id}' was put away with the one that began it")
         end_child(state, child, Outcome("cancelled", WorkflowCancelledEvent(), error), effects)
+        run.worked = 0.0  # Whatever goes on from here has all its time again, as the run around it has.
         child.put_away()
     if for_good:
         state.children.clear()
-    state.busy = 0
+    state.busy = state.dozing = 0
     state.touched.clear()
 
 
@@ -162,15 +163,34 @@ def end_child(
     lift(state, child, ended, effects)
 
 
-def put_children_away(state: RunState) -> None:
-    """Put the children away as they are, without a word: their bodies are gone."""
+def lose_bodies(state: RunState, last: float) -> None:
+    """Go on from `last`, when the last fact came, without the bodies and callers there were: here and in children.
+
+    What waits and is known to wait does so without a body, and one is started when its wait has ended. Children are put
+    away without a word, until their steps have come by their `ctx.run`.
+    """
+    state.store.release_all()
+    parked = {
+        invocation.number: invocation.parked_at
+        for invocation in state.invocations.values()
+        if invocation.parked_at is not None
+        and invocation.ready is None
+        and invocation.is_known_to_wait
+        and all(state.children[name].outcome is not None for name in invocation.children or ())
+    }
+    put_away(state)
+    for number, since in parked.items():
+        state.invocations[number].parked_at = since
+    state.parked = len(parked)
+    if state.at_work_since is not None:
+        state.worked += last - state.at_work_since
+        state.at_work_since = None
     for child in state.children.values():
         if child.run is not None and not child.is_at_rest:
-            put_away(child.run)
-            put_children_away(child.run)
+            lose_bodies(child.run, last)
             child.run.put_away_as("running")
             child.put_away()
-    state.busy = 0
+    state.busy = state.dozing = 0
     state.touched.clear()
 
 
@@ -261,7 +281,7 @@ def clear_work(state: RunState) -> None:
     state.delayed.clear()
     state.fan_outs.clear()
     state.held.clear()
-    state.parked = 0
+    state.parked = state.retrying = 0
     state.waits = WaitBook()
     for input_id in list(state.inputs.open):
         state.inputs.close(input_id, "withdrawn")

@@ -70,6 +70,7 @@ def failed(state: RunState, fact: Failed, now: float, effects: list[Effect]) -> 
         failures, elapsed, error if isinstance(error, Exception) else None, fact.failed_at
     )
     invocation.retry_at = now + delay
+    state.retrying += 1
     effects.append(SetTimer(("retry", invocation.number), invocation.retry_at))
     serve_queue(state, invocation.spec, worker, now, effects)
 

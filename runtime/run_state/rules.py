@@ -73,6 +73,7 @@ def timer_fired(state: RunState, fact: TimerFired, now: float, effects: list[Eff
             invocation = state.invocations.get(number)
             if invocation is not None:
                 invocation.retry_at = None
+                state.retrying -= 1
                 admit(state, invocation, now, effects, is_retry=True)
         case ("step", number, attempt):
             step_timed_out(state, number, attempt, fact, now, effects)

@@ -49,12 +49,14 @@ class RunState:
         inputs: The questions to people.
         waits: The waits that are open.
         parked: How many invocations stand at a wait that nothing has ended.
+        retrying: How many are in the delay before a retry.
         place: How many events the run has published, and how many its children have.
         notes: The newest internal events, not yet built: each with the place at which it belongs.
         outcome: How the run ended, or None.
         children: The runs that steps have begun within this one, by name; those that have ended as long as the log of
             their step may ask for them.
         busy: How many children are at work.
+        dozing: How many of those only wait for retries, of theirs or of runs within them.
         touched: The children to which something has happened since the last rest.
         depth: How many runs this one is within.
         began_at: When it began, in the clock's seconds, or None. With a store that may be in another process.
@@ -81,12 +83,12 @@ class RunState:
         self.held: list[tuple[Event, str | None]] = []
         self.inputs = InputBook()
         self.waits = WaitBook()
-        self.parked = 0
+        self.parked = self.retrying = 0
         self.place: tuple[int, int] = (0, 0)
         self.notes: deque[Note] = deque(maxlen=MAX_NOTES)
         self.outcome: Outcome | None = None
         self.children: dict[str, Child] = {}
-        self.busy = 0
+        self.busy = self.dozing = 0
         self.touched: dict[str, None] = {}
         self.depth = 0
         self.began_at: float | None = None
@@ -137,6 +139,19 @@ class RunState:
         return not self.is_at_work and self.outcome is None
 
     @property
+    def only_waits(self) -> bool:
+        """Whether only the outside or a timer can go on, that of a retry included: here, and in all children."""
+        going = len(self.invocations) - self.parked - self.retrying
+        return not going and self.busy == self.dozing and self.outcome is None
+
+    @property
+    def spends_time(self) -> bool:
+        """Whether a timeout counts the time that goes by, of the run or of one within it."""
+        return self.at_work_since is not None or any(
+            child.run is not None and child.is_busy and child.run.spends_time for child in self.children.values()
+        )
+
+    @property
     def has_unfinished_work(self) -> bool:
         """Whether a run that was put away left something to resume."""
         return bool(self.invocations or self.delayed or self.inputs.open or self.held or self.buffers)
@@ -172,6 +187,7 @@ class RunState:
             state.dead_letters.extend(self.dead_letters)
             state.tally = self.tally.copy()
             state.invocations, self.invocations = self.invocations, {}
+            state.parked = sum(inv.parked_at is not None for inv in state.invocations.values())
             state.held, self.held = self.held, []
             state.inputs, self.inputs = self.inputs, InputBook()
             state.waits, self.waits = self.waits, WaitBook()
@@ -220,10 +236,17 @@ class RunState:
                 child.run.shift_clock(seconds)
 
     def next_due(self) -> float | None:
-        """Return when the first timer of a run that rests is due, by its clock, or None."""
+        """Return when the first timer of a run that rests is due, or of one within it, by its clock; None without any.
+
+        A child whose step has to begin again first, and is not there yet, goes on with that.
+        """
         dues = [due for _, _, due, _ in self.delayed.values()]
         dues += [wait.deadline for wait in self.waits.by_number.values() if wait.deadline is not None]
         dues += [inv.retry_at for inv in self.invocations.values() if inv.retry_at is not None]
+        for child in self.children.values():
+            if child.run is not None and not child.is_at_rest and self.invocations[child.invocation].retry_at is None:
+                due = child.run.next_due()
+                dues += [] if due is None else [due]
         return min(dues, default=None)
 
     def buffered(self) -> dict[BufferKey, list[Event]]:

@@ -17,15 +17,15 @@ import pytest
 from greenroom import InputRequiredEvent, Workflow
 from greenroom.codec import decode
 from greenroom.events import WorkflowCancelledEvent
-from greenroom.named import registry_for
-from tests.runtime.test_cut_everywhere import ROUNDS, Approvals, Coroutines, Lists, Retries, Stages, tell
+from greenroom.named import registry_of
+from tests.runtime.test_cut_everywhere import ROUNDS, Approvals, Coroutines, Family, Lists, Retries, Stages, Tree, tell
 from tests.support.worlds import World
 
 SCALE = int(os.environ.get("GREENROOM_SOAK", "1"))
 SEEDS = range(1, 1 + SCALE)
 STEPS = 6 * SCALE  # deaths at a step
 COMMITS = 5 * SCALE  # and just after a commit
-FLOWS = [Approvals, Coroutines, Lists, Retries, Stages]
+FLOWS = [Approvals, Coroutines, Family, Lists, Retries, Stages, Tree]
 
 
 class _Effects(list[str]):
@@ -75,7 +75,7 @@ def run_with_deaths(
         with world.process(**death) as runtime:
             runtime.parking._max_parked = max_parked
             workflow = make(_Effects(world))
-            world.registry = registry_for(workflow._graph)
+            world.registry = registry_of(workflow)
             runtime.recover([workflow])
             handler = runtime.get("one") or workflow.run(run_id="one")
             for _ in range(ROUNDS):
@@ -158,4 +158,22 @@ def test_a_run_whose_processes_die_one_after_the_other_ends_as_the_one_that_live
                 check(make, whole, run_with_deaths(make, seed, deaths))
             except BaseException as error:
                 error.add_note(f"{make.__name__}, seed {seed}, died at {deaths}")
+                raise
+
+
+@pytest.mark.parametrize("make", [Family, Tree])
+def test_a_tree_of_runs_that_rests_may_be_killed_at_every_commit(make: Callable[[list[str]], Workflow]) -> None:
+    """Those included with which it leaves memory, as it does whenever all of it only waits; and again soon after.
+
+    At every fourth of the others, and in a soak at all.
+    """
+    for seed in SEEDS:
+        whole = run_with_deaths(make, seed, [], idle_timeout=0.0)
+        assert len(whole.world.rests) >= 5
+        for commit in sorted({*whole.world.rests, *range(seed, whole.world.commits + 1, 4 if SCALE == 1 else 1)}):
+            try:
+                lived = run_with_deaths(make, seed, [{"commit": commit}, {"commit": 2}], idle_timeout=0.0)
+                check(make, whole, lived)
+            except BaseException as error:
+                error.add_note(f"{make.__name__}, seed {seed}, died at commit {commit}")
                 raise

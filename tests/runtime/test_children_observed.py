@@ -363,7 +363,10 @@ def test_a_failure_of_the_engine_ends_what_was_told_of_children(fatal: bool, mon
 
 
 def test_a_durable_run_tells_of_its_children(flow: Flavour, tmp_path: Path) -> None:
-    """A run that a store keeps tells of its children, in each process that goes on with it."""
+    """A run that a store keeps tells of its children, in each process that goes on with it.
+
+    A wait that goes on without a body is told with the run, as in the run itself.
+    """
 
     class Outer(Workflow):
         @flow.step
@@ -380,11 +383,11 @@ def test_a_durable_run_tells_of_its_children(flow: Flavour, tmp_path: Path) -> N
         runtime.recover([Outer()])
         again = runtime.get("r")
         assert again is not None
-        wait_until(lambda: len(log.waits) == 2)
         (question,) = again.pending_inputs()
         again.respond(question.input_id, Answer(n=4))
         assert again.result(DEADLINE) == 4
     assert [wait.end for wait in log.waits] == ["given_back", "answered"]
+    assert [run.run_id for run in log.runs] == ["r", "r/Asks.0.0"] * 2
     assert {run.run_id for run in log.runs} == {"r", "r/Asks.0.0"}
     assert not log.faults
     assert not log.open

@@ -462,7 +462,97 @@ class Family(Workflow):
         return StopEvent(result=(ev.n, answer.n, message))
 
 
-@pytest.mark.parametrize("make", [Approvals, Coroutines, Family, Lists, Retries, Stages])
+class Leaf(Workflow):
+    """Sleeps, asks, fails once, collects and streams: a run three deep, in steps of both kinds."""
+
+    def __init__(self, effects: list[str]) -> None:
+        super().__init__()
+        self.effects = effects
+
+    def effect(self, text: str) -> str:
+        self.effects.append(text)
+        return text
+
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> Item | None:
+        ctx.once("begin", self.effect, f"leaf {ev.n}")
+        ctx.write_event_to_stream(Tick(n=ev.n))
+        ctx.send_event(Item(n=ev.n))
+        ctx.sleep(3.0)
+        ctx.send_event(Item(n=-1), delay=2.0)
+        return None
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(5), stop=stop_after_attempt(3)))
+    async def work(self, ctx: aio.Context, ev: Item) -> Done:
+        if ev.n < 0:
+            return Done(n=0, text="late")
+        answer = await ctx.ask(Ask(n=ev.n), Answer)
+        if ctx.retry_info().retry_number == 0:
+            raise ValueError("once")
+        await ctx.once("asked", self.effect, f"leaf asked {ev.n}")
+        return Done(n=answer.n, text="asked")
+
+    @step
+    def end(self, ctx: Context, ev: Done) -> StopEvent | None:
+        done = ctx.collect_events(ev, [Done, Done])
+        return done and StopEvent(result=sum(event.n for event in done))
+
+
+class Branch(Workflow):
+    """Runs two leaves side by side, one under a name of its own, and awaits both at once."""
+
+    def __init__(self, effects: list[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.effects = effects
+
+    async def effect(self, text: str) -> str:
+        self.effects.append(text)
+        return text
+
+    @step
+    async def begin(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
+        runs = [ctx.run(Leaf(self.effects), run_id=f"leaf {ev.n}", n=ev.n), ctx.run(Leaf(self.effects), n=ev.n + 1)]
+        await ctx.once("begin", self.effect, f"branch {ev.n}")
+        results = await asyncio.gather(*(run.result() for run in runs))
+        await ctx.once("end", self.effect, f"branch {ev.n} {results}")
+        return StopEvent(result=results)
+
+
+class Tree(Workflow):
+    """Three runs deep: waits for a branch that has a timeout, for nobody, and with a timeout of its own."""
+
+    def __init__(self, effects: list[str]) -> None:
+        super().__init__()
+        self.effects = effects
+
+    def effect(self, text: str) -> str:
+        self.effects.append(text)
+        return text
+
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> Seen:
+        ctx.write_event_to_stream(Tick(n=1))
+        branch = ctx.run(Branch(self.effects, timeout=1000), n=10)
+        ctx.run(Leaf(self.effects), n=30)
+        ctx.once("begin", self.effect, "tree")
+        results = branch.result()
+        ctx.write_event_to_stream(Tick(n=2))
+        return Seen(n=sum(results))
+
+    @step
+    async def end(self, ctx: aio.Context, ev: Seen) -> StopEvent:
+        leaf = ctx.run(Leaf(self.effects), n=50)
+        try:
+            await leaf.result(timeout=1)
+        except TimeoutError:
+            await ctx.once("late", self.late)
+        return StopEvent(result=(ev.n, await leaf))
+
+    async def late(self) -> str:
+        return self.effect("late")
+
+
+@pytest.mark.parametrize("make", [Approvals, Coroutines, Family, Lists, Retries, Stages, Tree])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("max_parked", [0, 1000])
 def test_a_cut_run_ends_as_the_one_that_was_not_cut(

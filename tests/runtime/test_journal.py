@@ -14,6 +14,7 @@ from greenroom.effects import StartInvocation
 from greenroom.facts import CancelAsked, EventArrived, Failed, Recovered, RunStarted, TimerFired
 from greenroom.journal import RecordError, encode_fact, is_recorded, pack_record, replay
 from greenroom.named import graphs_named_by, registry_for
+from greenroom.past_graph import PastGraphs
 from greenroom.run_state import RunState
 from greenroom.testing import SeededRuntime
 from tests.runtime.test_cut_everywhere import Approvals, Coroutines, Family, Retries, Stages, live
@@ -116,6 +117,7 @@ def test_facts_of_children_are_replayed_with_those_of_their_parent(max_parked: i
     """From the beginning and from every checkpoint, byte for byte, children and grandchildren included."""
     named = graphs_named_by(Family([]))
     registry = registry_for(*named)
+    within = PastGraphs(named, registry)
     kept = Kept()
     with SeededRuntime(seed) as runtime, journal_kept(kept, registry):
         runtime.parking._max_parked = max_parked
@@ -126,10 +128,12 @@ def test_facts_of_children_are_replayed_with_those_of_their_parent(max_parked: i
     stride = 1 if len(kept.checkpoints) < 60 else 7
     seen = 0
     for first in range(0, len(kept.checkpoints), stride):
-        state, _ = load_checkpoint(graph, kept.checkpoints[first], registry, timeout=None, on_stuck="fail", named=named)
+        state, _ = load_checkpoint(
+            graph, kept.checkpoints[first], registry, timeout=None, on_stuck="fail", within=within
+        )
         seen += any(child.cast is not None for child in state.children.values())
         for number, record in enumerate(kept.records[first:], first + 1):
-            replay(state, [record], registry, named)
+            replay(state, [record], registry, within)
             if number < len(kept.checkpoints):
                 assert dump_checkpoint(state, 0.0, registry) == kept.checkpoints[number], (first, number)
     assert seen

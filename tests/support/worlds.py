@@ -73,6 +73,7 @@ class World:
         effects: What was done, in order.
         recorded: What is done once and recorded: the results of `ctx.once` that are committed.
         commits: How many transactions there were.
+        rests: The commits with which a run left memory.
         steps: How many steps the process at work has taken.
         unrecorded: Effects that were done when a process died, and not recorded: the one window in which `once` may do
             something twice.
@@ -85,6 +86,7 @@ class World:
         self.recorded: list[str] = []
         self.unrecorded: Counter[str] = Counter()
         self.commits = self.steps = self.kills = 0
+        self.rests: list[int] = []
         self.dies_at_step: int | None = None
         self.dies_at_commit: int | None = None
         self.time = 1e9
@@ -101,8 +103,12 @@ class World:
 
     def note(self, commit: Commit) -> None:
         """Take note of what a commit records."""
+        if commit.release and commit.snapshot is not None:
+            self.rests.append(self.commits)
         for _, record in commit.records:
             name, *values = decode(unpack_record(record)[1], self.registry)
+            while name == "ForChild":
+                name, *values = decode(values[1], self.registry)
             if name == "OnceDone":
                 self.recorded.append(values[3])
 
