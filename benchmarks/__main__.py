@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.arguments import at_least
 from benchmarks.harness import compare_all, installed_version, peer_version
 from benchmarks.profiling import profile
 from benchmarks.row import PEER, Row
@@ -64,19 +65,12 @@ def _parse(argv: Sequence[str] | None, by_name: dict[str, type[Row]]) -> argpars
         description="Measure Greenroom beside LlamaIndex Workflows and DBOS, in turns, and print the ratios.",
     )
     parser.add_argument("--rows", nargs="+", metavar="ROW", choices=by_name, help="only these rows (see --list)")
-    parser.add_argument("--rounds", type=_positive, default=5, help="rounds a side, of which the median counts [5]")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="rounds a side, of which the median counts [5]")
     parser.add_argument("--quick", action="store_true", help="small sizes and one measurement a round")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the JSON [benchmarks/results/latest.json]")
     parser.add_argument("--list", action="store_true", help="list the rows and end")
     parser.add_argument("--profile", metavar="ROW", choices=by_name, help="show where our side spends its time")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} rounds measure nothing; give 1 or more")
-    return number
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from threading import Semaphore
 from time import perf_counter, sleep
 from typing import Any
 
+from benchmarks.arguments import at_least
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print one figure a line; return 0."""
@@ -132,19 +134,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--runs", type=_positive, default=100_000, help="how many runs are at rest [100000]")
-    parser.add_argument("--answers", type=_positive, default=1000, help="how many are answered [1000]")
-    parser.add_argument("--at-once", type=_positive, default=500, help="how many are in memory at once [500]")
+    parser.add_argument("--runs", type=at_least(2), default=100_000, help="how many runs are at rest [100000]")
+    parser.add_argument("--answers", type=at_least(2), default=1000, help="how many are answered [1000]")
+    parser.add_argument("--at-once", type=at_least(2), default=500, help="how many are in memory at once [500]")
     parser.add_argument("--file", type=Path, help="keep the file here [a temporary one]")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError(f"{number} runs measure nothing; give 2 or more")
-    return number
 
 
 if __name__ == "__main__":

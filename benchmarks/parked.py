@@ -32,6 +32,8 @@ from threading import Semaphore
 from time import perf_counter
 from typing import Any
 
+from benchmarks.arguments import at_least
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, and print one figure a line; return 0."""
@@ -154,19 +156,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--runs", type=_positive, default=100_000, help="how many runs are parked [100000]")
-    parser.add_argument("--answers", type=_positive, default=1000, help="how many are answered, each way [1000]")
+    parser.add_argument("--runs", type=at_least(1), default=100_000, help="how many runs are parked [100000]")
+    parser.add_argument("--answers", type=at_least(1), default=1000, help="how many are answered, each way [1000]")
     parser.add_argument("--max-parked", type=int, default=1000, help="how many stand on their threads [1000]")
     parser.add_argument("--objects", action="store_true", help="also print the tracked objects a run, by class")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} runs measure nothing; give 1 or more")
-    return number
 
 
 if __name__ == "__main__":

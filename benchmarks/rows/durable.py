@@ -19,12 +19,12 @@ they stand beside what its steps always do.
 
 # Annotations stay objects here, so that the classes inside the functions need no resolving.
 import atexit
-import tempfile
-from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar, Literal
 
+from benchmarks.folders import temporary_folder
 from benchmarks.row import Measure, Row, Target, faster, no_target
+from benchmarks.rows.hops import def_chain
 from tests.support.postgres import PostgresServer, missing
 
 RUNS = 100
@@ -45,22 +45,11 @@ class DurableHop(Row):
     durability: ClassVar[Literal["sync", "async"]] = "sync"
 
     def ours(self) -> Measure:
-        from greenroom import Event, Runtime, StartEvent, StopEvent, Workflow, step
-
-        class Begin(StartEvent):
-            left: int
-
-        class Hop(Event):
-            left: int
-
-        class Chain(Workflow):
-            @step
-            def hop(self, ev: Begin | Hop) -> Hop | StopEvent:
-                return Hop(left=ev.left - 1) if ev.left else StopEvent()
+        from greenroom import Runtime
 
         runtime = Runtime(store=self.our_store(), durability=self.durability)
         atexit.register(runtime.shutdown)
-        workflow = Chain(timeout=None, runtime=runtime)
+        workflow = def_chain()(timeout=None, runtime=runtime)
 
         def measure(hops: int) -> float:
             began = perf_counter()
@@ -74,7 +63,7 @@ class DurableHop(Row):
     def our_store(self) -> Any:
         from greenroom.stores import SQLiteStore
 
-        return SQLiteStore(Path(self._folder()) / "runs.db", synchronous=self.synchronous)
+        return SQLiteStore(temporary_folder() / "runs.db", synchronous=self.synchronous)
 
     def peer(self) -> Measure:
         from dbos import DBOS
@@ -110,7 +99,7 @@ class DurableHop(Row):
     def peer_database(self) -> dict[str, Any]:
         import sqlalchemy
 
-        url = f"sqlite:///{self._folder()}/dbos.db"
+        url = f"sqlite:///{temporary_folder()}/dbos.db"
         engine = sqlalchemy.create_engine(url, pool_size=20, max_overflow=0)
 
         @sqlalchemy.event.listens_for(engine, "connect")
@@ -123,12 +112,6 @@ class DurableHop(Row):
             connection.execute(f"PRAGMA synchronous = {self.synchronous}")
 
         return {"system_database_url": url, "system_database_engine": engine}
-
-    @staticmethod
-    def _folder() -> str:
-        folder = tempfile.TemporaryDirectory(prefix="greenroom-bench-", ignore_cleanup_errors=True)
-        atexit.register(folder.cleanup)
-        return folder.name
 
 
 class DurableHops(DurableHop):
@@ -145,7 +128,7 @@ class _AsItComes(DurableHop):
     target: ClassVar[Target] = no_target()
 
     def peer_database(self) -> dict[str, Any]:
-        return {"system_database_url": f"sqlite:///{self._folder()}/dbos.db"}
+        return {"system_database_url": f"sqlite:///{temporary_folder()}/dbos.db"}
 
 
 class DurableHopAsItComes(_AsItComes):

@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from statistics import quantiles
 from time import perf_counter, sleep
 from typing import Any
 
+from benchmarks.folders import temporary_folder
 from benchmarks.row import Measure, Row, no_target
 
 PROGRAM = """
@@ -94,7 +94,7 @@ class Recover(Row):
         from greenroom.stores import SQLiteStore
 
         left: dict[int, Path] = {}
-        folder = Path(self.folder())
+        folder = temporary_folder()
         workflow = two_steps(go_on)
 
         def measure(count: int) -> float:
@@ -117,13 +117,6 @@ class Recover(Row):
             return ended / count
 
         return measure
-
-    @staticmethod
-    def folder() -> str:
-        """Return a folder that is removed at the end of the process."""
-        folder = tempfile.TemporaryDirectory(prefix="greenroom-bench-", ignore_cleanup_errors=True)
-        atexit.register(folder.cleanup)
-        return folder.name
 
     @staticmethod
     def left_behind(path: Path, count: int) -> Path:
@@ -162,7 +155,7 @@ class AnswerAtRest(Row):
                 resumed.release()
                 return StopEvent(result=answer.response)
 
-        folder = Path(Recover.folder())
+        folder = temporary_folder()
         runtime = Runtime(store=SQLiteStore(folder / "runs.db"), idle_timeout=0.05)
         atexit.register(runtime.shutdown)
         workflow = Approve(timeout=None, runtime=runtime)

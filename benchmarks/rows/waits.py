@@ -25,6 +25,7 @@ from threading import Lock, Semaphore, Thread
 from time import perf_counter, process_time
 
 from benchmarks.row import Measure, Row, Target, note_at_most
+from benchmarks.rows.hops import def_chain
 
 GROWTH = 10
 
@@ -167,11 +168,6 @@ class ParkAndResume(Row):
         class Hop(Event):
             left: int
 
-        class Chain(Workflow):
-            @step
-            def hop(self, ev: Begin | Hop) -> Hop | StopEvent:
-                return Hop(left=ev.left - 1) if ev.left else StopEvent()
-
         class Answer(Event):
             pass
 
@@ -201,7 +197,7 @@ class ParkAndResume(Row):
                     self.resumed.release()
                 return StopEvent()
 
-        chain, inside, outside = Chain(timeout=None), Inside(timeout=None), Outside(timeout=None)
+        chain, inside, outside = def_chain()(timeout=None), Inside(timeout=None), Outside(timeout=None)
 
         def measure(waits: int) -> float:
             began = perf_counter()

@@ -25,7 +25,7 @@ from greenroom.stores import Commit, SQLiteStore
 from tests.support import postgres
 from tests.support.durable_flows import Reviews, Verdict
 from tests.support.flavours import DEADLINE
-from tests.support.terminal import ROOT, terminal
+from tests.support.terminal import GREENROOM, ROOT
 
 FLOW = "tests.support.durable_flows:Reviews"
 NAME = "tests.support.durable_flows.Reviews"
@@ -104,19 +104,19 @@ def test_a_run_without_a_terminal_is_left_in_the_store() -> None:
 
 def test_ctrl_c_leaves_a_run_in_the_store_and_another_process_goes_on() -> None:
     """Also a kill that cannot be seen: what was committed is there."""
-    with terminal("run", FLOW, "--run-id", "one", "--store", Path("runs.db").resolve()) as person:
+    with GREENROOM.terminal("run", FLOW, "--run-id", "one", "--store", Path("runs.db").resolve()) as person:
         person.read_until("ok (y/n): ")
         person.interrupt()
         rest = person.read_rest()
         assert "Saved to the store." in rest
         assert f"greenroom resume one {FLOW} --store" in rest
         assert person.code() == 75
-    with terminal("resume", "one", FLOW, "--store", Path("runs.db").resolve()) as person:
+    with GREENROOM.terminal("resume", "one", FLOW, "--store", Path("runs.db").resolve()) as person:
         person.read_until("ok (y/n): ")
         person.interrupt(signal.SIGKILL)
         person.code()
     assert documents(call("runs", "--json"))[0]["holder"] == "dead"
-    with terminal("resume", "one", FLOW, "--store", Path("runs.db").resolve()) as person:
+    with GREENROOM.terminal("resume", "one", FLOW, "--store", Path("runs.db").resolve()) as person:
         person.read_until("ok (y/n): ")
         person.type("y\n")
         person.read_until("due (date): ")
@@ -242,7 +242,7 @@ def test_an_answer_can_be_worked_on_here() -> None:
 def test_an_answer_is_asked_for_at_the_terminal() -> None:
     """From the stored schema alone, field by field."""
     leave("one")
-    with terminal("answer", "one:1", "--store", Path("runs.db").resolve()) as person:
+    with GREENROOM.terminal("answer", "one:1", "--store", Path("runs.db").resolve()) as person:
         assert "? Is it good?" in person.read_until("ok (y/n): ")
         person.type("perhaps\n")
         assert "answer y or n" in person.read_until("ok (y/n): ")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.terminal import ROOT, TIME_LIMIT, command, environment, run, terminal
+from tests.support.terminal import GREENROOM, ROOT, TIME_LIMIT
 
 FLOWS = "tests.support.cli_flows"
 
@@ -18,7 +18,7 @@ FLOWS = "tests.support.cli_flows"
 @pytest.mark.parametrize("flow", ["AskNumber", "AskNumberAsync"])
 def test_a_prefix_is_the_prompt(flow: str) -> None:
     """A plain question is asked as `input(prefix)` would, and its answer is a text."""
-    with terminal("run", f"{FLOWS}:{flow}") as person:
+    with GREENROOM.terminal("run", f"{FLOWS}:{flow}") as person:
         assert person.read_until("Enter a number: ") == "Enter a number: "
         person.type("21\n")
         assert person.read_rest() == "21\nResult: doubled: 42\n"
@@ -27,7 +27,7 @@ def test_a_prefix_is_the_prompt(flow: str) -> None:
 
 def test_prompts_are_made_from_the_schema() -> None:
     """Each field has its own prompt; what does not fit is asked again with the reason; a secret is not shown."""
-    with terminal("run", f"{FLOWS}:AskProfile") as person:
+    with GREENROOM.terminal("run", f"{FLOWS}:AskProfile") as person:
         assert person.read_until("Your age (integer): ") == "\n? Tell us about \\x1b[5myou\nYour age (integer): "
         person.type("young\n")
         assert "valid integer" in person.read_until("Your age (integer): ")
@@ -63,7 +63,7 @@ def test_prompts_are_made_from_the_schema() -> None:
 
 def test_several_questions_are_asked_in_turn() -> None:
     """Questions that are open at once are asked one after the other."""
-    with terminal("run", f"{FLOWS}:AskTwo") as person:
+    with GREENROOM.terminal("run", f"{FLOWS}:AskTwo") as person:
         for answer in ("one", "two"):
             which = "first" if "The first" in person.read_until("? ") else "second"
             person.type(f"{which}-{answer}\n")
@@ -75,7 +75,7 @@ def test_several_questions_are_asked_in_turn() -> None:
 
 def test_what_was_typed_before_a_question_is_no_answer_to_it(tmp_path: Path) -> None:
     """Lines typed ahead are dropped when a question is shown, so that a stray Enter approves nothing."""
-    with terminal("run", f"{FLOWS}:AskNumber") as person:
+    with GREENROOM.terminal("run", f"{FLOWS}:AskNumber") as person:
         person.type("13\n13\n")
         person.read_until("Enter a number: ")
         person.type("4\n")
@@ -86,7 +86,7 @@ def test_a_question_that_is_closed_gives_the_prompt_up(tmp_path: Path) -> None:
     """When the run ends by itself, the person is told and needs to press nothing."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with terminal("run", f"{FLOWS}:AskMeanwhile", f"until={pipe}") as person:
+    with GREENROOM.terminal("run", f"{FLOWS}:AskMeanwhile", f"until={pipe}") as person:
         person.read_until("Quick? ")
         pipe.write_text("nobody answered")
         assert person.read_rest() == "\nThis is no longer asked.\nResult: nobody answered\n"
@@ -95,7 +95,10 @@ def test_a_question_that_is_closed_gives_the_prompt_up(tmp_path: Path) -> None:
 
 def test_questions_are_asked_while_the_output_goes_elsewhere(tmp_path: Path) -> None:
     """Prompts go to stderr: with stdout in a file the person is still asked."""
-    with (tmp_path / "out").open("wb") as out, terminal("run", f"{FLOWS}:AskNumber", stdout=out.fileno()) as person:
+    with (
+        (tmp_path / "out").open("wb") as out,
+        GREENROOM.terminal("run", f"{FLOWS}:AskNumber", stdout=out.fileno()) as person,
+    ):
         person.read_until("Enter a number: ")
         person.type("2\n")
         assert person.code() == 0
@@ -115,7 +118,7 @@ def test_questions_are_asked_while_the_output_goes_elsewhere(tmp_path: Path) -> 
 def test_a_run_is_put_away_and_answered_in_a_second_process(tmp_path: Path, how: str, flow: str) -> None:
     """An interrupt at the question saves the run; the printed command goes on with it; then its file is gone."""
     file = tmp_path / "run.saved"
-    with terminal("run", f"{FLOWS}:{flow}", "--snapshot", file) as person:
+    with GREENROOM.terminal("run", f"{FLOWS}:{flow}", "--snapshot", file) as person:
         person.read_until("Enter a number: ")
         if how == "Ctrl-D":
             person.type("\x04")
@@ -126,7 +129,7 @@ def test_a_run_is_put_away_and_answered_in_a_second_process(tmp_path: Path, how:
     assert f"greenroom resume {file} {FLOWS}:{flow}" in rest
     printed = rest.split("To go on:\n")[1].split()
     assert printed[0] == "greenroom"
-    with terminal(*printed[1:]) as person:
+    with GREENROOM.terminal(*printed[1:]) as person:
         person.read_until("Enter a number: ")
         person.type("5\n")
         assert "Result: doubled: 10" in person.read_rest()
@@ -138,14 +141,14 @@ def test_a_run_at_work_is_put_away_and_goes_on(tmp_path: Path) -> None:
     """Ctrl-C while a step blocks saves the run; what was done once is not done again when it goes on."""
     file, log, until = tmp_path / "run.saved", tmp_path / "log", tmp_path / "until"
     os.mkfifo(until)
-    with terminal("run", f"{FLOWS}:Works", f"log={log}", f"until={until}", "--snapshot", file) as person:
+    with GREENROOM.terminal("run", f"{FLOWS}:Works", f"log={log}", f"until={until}", "--snapshot", file) as person:
         person.read_until("at work")
         person.interrupt()
         person.read_rest()
         assert person.code() == 75
     until.unlink()
     until.write_text("worked")
-    done = run("resume", file, f"{FLOWS}:Works")
+    done = GREENROOM.run("resume", file, f"{FLOWS}:Works")
     assert (done.returncode, done.stdout, done.stderr) == (0, "Result: worked\n", "")
     assert log.read_text() == "begun\n"
 
@@ -153,14 +156,14 @@ def test_a_run_at_work_is_put_away_and_goes_on(tmp_path: Path) -> None:
 def test_several_questions_over_several_processes(tmp_path: Path) -> None:
     """An answer given before the interrupt is kept: only what is open is asked again."""
     file = tmp_path / "run.saved"
-    with terminal("run", f"{FLOWS}:AskTwo", "--snapshot", file) as person:
+    with GREENROOM.terminal("run", f"{FLOWS}:AskTwo", "--snapshot", file) as person:
         answered = "first" if "The first" in person.read_until("? ") else "second"
         person.type("one\n")
         person.read_until("? ")
         person.interrupt()
         person.read_rest()
         assert person.code() == 75
-    with terminal("resume", file, f"{FLOWS}:AskTwo") as person:
+    with GREENROOM.terminal("resume", file, f"{FLOWS}:AskTwo") as person:
         assert answered not in person.read_until("? ")
         person.type("two\n")
         assert f"{answered}=one" in person.read_rest()
@@ -170,13 +173,13 @@ def test_several_questions_over_several_processes(tmp_path: Path) -> None:
 def test_the_workflow_that_a_file_names_is_confirmed_first(tmp_path: Path) -> None:
     """Without the workflow's name, a person is shown the one in the file, and only a yes imports it."""
     file = tmp_path / "run.saved"
-    assert run("run", f"{FLOWS}:AskNumber", "--snapshot", file).returncode == 75
-    with terminal("resume", file) as person:
+    assert GREENROOM.run("run", f"{FLOWS}:AskNumber", "--snapshot", file).returncode == 75
+    with GREENROOM.terminal("resume", file) as person:
         person.read_until("[y/N]: ")
         person.type("\n")
         assert "nothing was imported" in person.read_rest()
         assert person.code() == 2
-    with terminal("resume", file) as person:
+    with GREENROOM.terminal("resume", file) as person:
         assert f"goes on with {FLOWS}:AskNumber" in " ".join(person.read_until("[y/N]: ").split())
         person.type("y\n")
         person.read_until("Enter a number: ")
@@ -188,9 +191,9 @@ def test_the_workflow_that_a_file_names_is_confirmed_first(tmp_path: Path) -> No
 def test_a_resumed_run_that_fails_keeps_its_file(tmp_path: Path) -> None:
     """After a failure the run can be taken up again from where it was saved."""
     file = tmp_path / "run.saved"
-    assert run("run", f"{FLOWS}:AskThenFail", "--snapshot", file).returncode == 75
+    assert GREENROOM.run("run", f"{FLOWS}:AskThenFail", "--snapshot", file).returncode == 75
     for answer, code in (("no", 1), ("yes", 0)):
-        with terminal("resume", file, f"{FLOWS}:AskThenFail") as person:
+        with GREENROOM.terminal("resume", file, f"{FLOWS}:AskThenFail") as person:
             assert person.read_until("verdict (yes / no): ") == "\n? Go on?\nverdict (yes / no): "
             person.type(f"{answer}\n")
             person.read_rest()
@@ -201,10 +204,10 @@ def test_a_resumed_run_that_fails_keeps_its_file(tmp_path: Path) -> None:
 def test_two_processes_do_not_resume_one_file(tmp_path: Path) -> None:
     """While one process asks, another is turned away, so that nothing is done twice."""
     file = tmp_path / "run.saved"
-    assert run("run", f"{FLOWS}:AskNumber", "--snapshot", file).returncode == 75
-    with terminal("resume", file, f"{FLOWS}:AskNumber") as person:
+    assert GREENROOM.run("run", f"{FLOWS}:AskNumber", "--snapshot", file).returncode == 75
+    with GREENROOM.terminal("resume", file, f"{FLOWS}:AskNumber") as person:
         person.read_until("Enter a number: ")
-        second = run("resume", file, f"{FLOWS}:AskNumber")
+        second = GREENROOM.run("resume", file, f"{FLOWS}:AskNumber")
         assert (second.returncode, second.stderr) == (2, f"Error: another process is resuming {file}\n")
         person.type("1\n")
         assert "doubled: 2" in person.read_rest()
@@ -212,21 +215,7 @@ def test_two_processes_do_not_resume_one_file(tmp_path: Path) -> None:
 
 def test_a_reader_that_has_gone_does_not_stop_the_run(tmp_path: Path) -> None:
     """With a closed pipe for standard output (`| head -1`) the run goes on quietly to its end."""
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    try:
-        done = subprocess.run(
-            command("run", f"{FLOWS}:Noisy", f"mark={tmp_path / 'mark'}"),
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=subprocess.PIPE,
-            timeout=TIME_LIMIT,
-            check=False,
-        )
-    finally:
-        os.close(write_end)
+    done = GREENROOM.run_unread("run", f"{FLOWS}:Noisy", f"mark={tmp_path / 'mark'}")
     assert (done.returncode, done.stderr) == (0, b"")
     assert (tmp_path / "mark").exists()
 
@@ -238,9 +227,9 @@ def test_output_that_cannot_be_written_saves_the_run(tmp_path: Path) -> None:
     os.mkfifo(until)
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            command("run", f"{FLOWS}:Works", f"log={log}", f"until={until}", "--snapshot", file),
+            GREENROOM.command("run", f"{FLOWS}:Works", f"log={log}", f"until={until}", "--snapshot", file),
             cwd=ROOT,
-            env=environment(),
+            env=GREENROOM.environment,
             stdin=subprocess.DEVNULL,
             stdout=full,
             stderr=subprocess.PIPE,
@@ -253,13 +242,15 @@ def test_output_that_cannot_be_written_saves_the_run(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     until.unlink()
     until.write_text("worked")
-    assert run("resume", file, f"{FLOWS}:Works").returncode == 0
+    assert GREENROOM.run("resume", file, f"{FLOWS}:Works").returncode == 0
 
 
 def test_a_run_that_takes_too_long_fails(tmp_path: Path) -> None:
     """--timeout ends a run whose step is at work for longer, with exit code 1, though the step blocks."""
     os.mkfifo(tmp_path / "pipe")
-    done = run("run", f"{FLOWS}:Works", f"log={tmp_path / 'log'}", f"until={tmp_path / 'pipe'}", "--timeout", "0.3")
+    done = GREENROOM.run(
+        "run", f"{FLOWS}:Works", f"log={tmp_path / 'log'}", f"until={tmp_path / 'pipe'}", "--timeout", "0.3"
+    )
     assert done.returncode == 1
     assert "WorkflowTimeoutError" in done.stderr
 
@@ -270,10 +261,10 @@ def test_a_run_that_takes_too_long_fails(tmp_path: Path) -> None:
 def test_a_payment_is_approved_in_a_second_process(tmp_path: Path) -> None:
     """The approval example: the entry is booked in the first process, and paid in the second."""
     file, flow = tmp_path / "payment.saved", "examples.approval:PaymentWorkflow"
-    first = run("run", flow, "to=Ada", "amount=1200", "--snapshot", file)
+    first = GREENROOM.run("run", flow, "to=Ada", "amount=1200", "--snapshot", file)
     assert first.returncode == 75
     assert "Booked  entry='entry ADA-1200'" in first.stdout
-    with terminal("resume", file, flow) as person:
+    with GREENROOM.terminal("resume", file, flow) as person:
         screen = person.read_until("Your decision (approve / reject): ")
         assert "? Pay 1,200.00 EUR to Ada?" in screen
         assert "Booked" not in screen
@@ -287,12 +278,15 @@ def test_a_payment_is_approved_in_a_second_process(tmp_path: Path) -> None:
 def test_the_invoices_are_approved_in_a_second_process(tmp_path: Path) -> None:
     """The invoices example: the files are checked in the first process, and the sum is approved in the second."""
     file, flow = tmp_path / "invoices.saved", "examples.invoices.workflow:InvoiceWorkflow"
-    first = run("run", flow, "folder=examples/invoices/data/inbox", "--snapshot", file)
+    first = GREENROOM.run("run", flow, "folder=examples/invoices/data/inbox", "--snapshot", file)
     assert first.returncode == 75
     assert sum(line.startswith("Progress") for line in first.stdout.splitlines()) == 23
-    with (tmp_path / "out").open("wb") as out, terminal("resume", file, flow, "--json", stdout=out.fileno()) as person:
+    with (
+        (tmp_path / "out").open("wb") as out,
+        GREENROOM.terminal("resume", file, flow, "--json", stdout=out.fileno()) as person,
+    ):
         assert person.code() == 75  # --json asks nobody
-    with terminal("resume", file, flow) as person:
+    with GREENROOM.terminal("resume", file, flow) as person:
         assert "total_eur=21938.93" in person.read_until("decision (approved / rejected / held): ")
         person.type("approved\n")
         rest = person.read_rest()

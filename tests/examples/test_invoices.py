@@ -8,9 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,10 @@ import pytest
 from examples.invoices.__main__ import main
 from examples.invoices.parsing import Invoice, Rejection, read_invoice
 from examples.invoices.report import make_report, summary
+from tests.support.terminal import ROOT, TIME_LIMIT, Program
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
-TIME_LIMIT = 25.0
-"""Seconds after which a command that should have ended is killed and the test fails."""
+INVOICES = Program(sys.executable, "-m", "examples.invoices", kind="xterm")
 
 FIELDS: dict[str, Any] = {
     "number": "A-1",
@@ -245,30 +242,6 @@ def expected_report(payment: str, limit: str = "10000") -> dict[str, Any]:
     }
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "examples.invoices", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """This environment without what would tell `rich` that a pipe is a terminal."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
-    return {**kept, "TERM": "xterm"}
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command with no terminal on any side."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIME_LIMIT,
-        check=False,
-    )
-
-
 def written(output: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((output / "report.json").read_text(encoding="utf-8"))
     return report
@@ -276,7 +249,7 @@ def written(output: Path) -> dict[str, Any]:
 
 def test_without_a_terminal_the_sum_is_held_and_both_reports_are_written(tmp_path: Path) -> None:
     """The command ends by itself with exit code 0, shows plain lines, and writes the exact report."""
-    done = run("--output", tmp_path)
+    done = INVOICES.run("--output", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert written(tmp_path) == expected_report("held")
 
@@ -309,28 +282,11 @@ def test_the_answer_may_be_given_beforehand(
     tmp_path: Path, arguments: list[str], payment: str, limit: str, sentence: str
 ) -> None:
     """--approve and --reject answer the question, and a sum within the limit raises none."""
-    done = run("--output", tmp_path, *arguments)
+    done = INVOICES.run("--output", tmp_path, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert written(tmp_path) == expected_report(payment, limit)
     assert sentence in done.stdout
     assert "no terminal" not in done.stdout
-
-
-@contextmanager
-def terminal(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run the command on a pseudo-terminal of its own; gives the process and the person's side of the terminal."""
-    person, program = os.openpty()
-    try:
-        with subprocess.Popen(
-            command(*arguments), cwd=ROOT, env=environment(), stdin=program, stdout=program, stderr=program
-        ) as process:
-            os.close(program)
-            try:
-                yield process, person
-            finally:
-                process.kill()
-    finally:
-        os.close(person)
 
 
 def reads_a_line(process: subprocess.Popen[bytes]) -> bool:
@@ -339,39 +295,22 @@ def reads_a_line(process: subprocess.Popen[bytes]) -> bool:
     return call in {"0", "7", "23", "270"} if os.uname().machine == "x86_64" else call != "running"
 
 
-def read_until(person: int, end: str | None) -> str:
-    """Read the screen up to some text, or with None until the program has left the terminal."""
-    seen, deadline = b"", time.monotonic() + TIME_LIMIT
-    while end is None or end.encode() not in seen:
-        ready, _, _ = select.select([person], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"the screen shows only: {seen.decode()!r}"
-        try:
-            chunk = os.read(person, 65536)
-        except OSError:  # Linux reports the end of a pseudo-terminal as an error.
-            chunk = b""
-        if not chunk:
-            assert end is None, f"the program ended, the screen shows: {seen.decode()!r}"
-            break
-        seen += chunk
-    return seen.decode()
-
-
 @pytest.mark.parametrize(
     ("keys", "payment"),
-    [(b"y\n", "approved"), (b"n\n", "rejected"), (b"\n", "held"), (b"\x04", "held"), (b"maybe\nYes\n", "approved")],
+    [("y\n", "approved"), ("n\n", "rejected"), ("\n", "held"), ("\x04", "held"), ("maybe\nYes\n", "approved")],
 )
-def test_on_a_terminal_a_person_is_asked(tmp_path: Path, keys: bytes, payment: str) -> None:
+def test_on_a_terminal_a_person_is_asked(tmp_path: Path, keys: str, payment: str) -> None:
     """The progress bar runs to its end, then y approves, n rejects, Enter or end of input holds."""
-    with terminal("--output", tmp_path) as (process, person):
-        screen = read_until(person, "Enter = hold) ")
-        os.write(person, keys)
-        rest = read_until(person, None)
-        assert process.wait(TIME_LIMIT) == 0
+    with INVOICES.terminal("--output", tmp_path) as person:
+        screen = person.read_until("Enter = hold) ")
+        person.type(keys)
+        rest = person.read_rest()
+        assert person.code() == 0
     assert "Checking invoices" in screen
     assert "23/23" in screen
     assert "rejected  ostra-energia-FV-131.json: missing field: total" in screen
     assert "Pay EUR 21,938.93?" in screen
-    assert rest.count("Enter = hold) ") == (1 if b"maybe" in keys else 0)
+    assert rest.count("Enter = hold) ") == (1 if "maybe" in keys else 0)
     assert written(tmp_path) == expected_report(payment)
 
 
@@ -383,17 +322,16 @@ def _interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_at_the_question_ends_with_130_and_a_message(tmp_path: Path) -> None:
     """An interrupt while the person is asked leaves no report and no traceback."""
-    with terminal("--output", tmp_path) as (process, person):
-        read_until(person, "Enter = hold) ")
+    with INVOICES.terminal("--output", tmp_path) as person:
+        person.read_until("Enter = hold) ")
         # Between showing the prompt and reading the answer Python looks for no signal: one that came there would have
         # to be sent again.
-        assert wait_until(lambda: reads_a_line(process), TIME_LIMIT)
-        process.send_signal(signal.SIGINT)
-        rest = read_until(person, None)
-        assert process.wait(TIME_LIMIT) == 130
+        assert wait_until(lambda: reads_a_line(person.process), TIME_LIMIT)
+        person.interrupt()
+        rest = person.read_rest()
+        assert person.code() == 130
     assert rest.split() == ["Interrupted:", "no", "report", "was", "written."]
     assert list(tmp_path.iterdir()) == []
 
@@ -406,9 +344,9 @@ def test_ctrl_c_while_files_are_checked_ends_with_130_and_a_message(tmp_path: Pa
     for number in range(1000):  # More lines than a pipe holds: the command cannot end while nobody reads.
         (inbox / f"{number:0200}.txt").touch()
     with subprocess.Popen(
-        command(inbox, "--output", output),
+        INVOICES.command(inbox, "--output", output),
         cwd=ROOT,
-        env=environment(),
+        env=INVOICES.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -428,21 +366,7 @@ def test_ctrl_c_while_files_are_checked_ends_with_130_and_a_message(tmp_path: Pa
 
 def test_a_reader_that_has_gone_does_not_stop_the_report(tmp_path: Path) -> None:
     """With a closed pipe for standard output (`| head -1`) there is no traceback, and the report is written."""
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    try:
-        done = subprocess.run(
-            command("--output", tmp_path, "--approve"),
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=subprocess.PIPE,
-            timeout=TIME_LIMIT,
-            check=False,
-        )
-    finally:
-        os.close(write_end)
+    done = INVOICES.run_unread("--output", tmp_path, "--approve")
     assert (done.returncode, done.stderr) == (0, b"")
     assert written(tmp_path) == expected_report("approved")
 
@@ -458,7 +382,7 @@ def test_a_folder_that_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
         file: f"Error: cannot read the folder {file}: Not a directory\n",
         empty: f"Error: no files in the folder {empty}\n",
     }.items():
-        done = run(folder, "--output", output)
+        done = INVOICES.run(folder, "--output", output)
         assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
     assert list(output.iterdir()) == []
 
@@ -467,7 +391,7 @@ def test_an_output_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> N
     """The command says so before it does any work, and ends with exit code 2."""
     file = tmp_path / "file"
     file.touch()
-    done = run("--output", file / "below")
+    done = INVOICES.run("--output", file / "below")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"Error: cannot write to the folder {file / 'below'}: Not a directory\n"
 

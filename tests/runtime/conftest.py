@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from greenroom.stores import MemoryStore, RunStore, SQLiteStore
 from tests.support.flavours import FLAVOURS, Flavour
 from tests.support.telemetry import Telemetry
 
@@ -22,3 +25,18 @@ def telemetry() -> Iterator[Telemetry]:
     telemetry = Telemetry()
     yield telemetry
     telemetry.check()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
+    """Returns the same store each time, as another process would open it."""
+    if request.param == "memory":
+        store = MemoryStore()
+        return lambda: store
+    return lambda: SQLiteStore(tmp_path / "runs.db")
+
+
+@pytest.fixture(params=["sync", "async"])
+def durability(request: pytest.FixtureRequest) -> Any:
+    """Each way of committing."""
+    return request.param

@@ -180,8 +180,8 @@ def check_every_cut(make: Callable[[list[str]], Workflow], seed: int, max_parked
 # -- a handful of workflows --------------------------------------------------------------------------------------------
 
 
-class Approvals(Workflow):
-    """Several workers ask in place, do something once before and after, and stream."""
+class Noting(Workflow):
+    """Notes in a list what its steps do once."""
 
     def __init__(self, effects: list[str]) -> None:
         super().__init__()
@@ -190,6 +190,10 @@ class Approvals(Workflow):
     def effect(self, text: str) -> str:
         self.effects.append(text)
         return text
+
+
+class Approvals(Noting):
+    """Several workers ask in place, do something once before and after, and stream."""
 
     @step
     def begin(self, ctx: Context, ev: StartEvent) -> Item | None:
@@ -216,14 +220,10 @@ class Approvals(Workflow):
         return StopEvent(result=(total, sorted(event.text for event in done)))
 
 
-class Coroutines(Workflow):
+class Coroutines(Noting):
     """Coroutines that wait for each other's events and for time, with one worker a step."""
 
-    def __init__(self, effects: list[str]) -> None:
-        super().__init__()
-        self.effects = effects
-
-    async def effect(self, text: str) -> str:
+    async def later(self, text: str) -> str:
         await asyncio.sleep(1)
         self.effects.append(text)
         return text
@@ -232,7 +232,7 @@ class Coroutines(Workflow):
     async def begin(self, ctx: aio.Context, ev: StartEvent) -> Item | Tick | None:
         for n in range(3):
             ctx.send_event(Item(n=n), delay=float(n))
-        await ctx.once("begin", self.effect, "begin")
+        await ctx.once("begin", self.later, "begin")
         ctx.send_event(Tick(n=7))
         return None
 
@@ -242,7 +242,7 @@ class Coroutines(Workflow):
             await ctx.wait_for_event(Answer, timeout=5)
         except TimeoutError:
             ctx.write_event_to_stream(Tick(n=ev.n))
-        await ctx.once("work", self.effect, f"work {ev.n}")
+        await ctx.once("work", self.later, f"work {ev.n}")
         return Seen(n=ev.n)
 
     @step
@@ -254,16 +254,8 @@ class Coroutines(Workflow):
         return StopEvent(result=(got[0].n, sorted(event.n for event in got[1:]), answer.n))
 
 
-class Retries(Workflow):
+class Retries(Noting):
     """Fails before and after a question, and in each attempt after something done once."""
-
-    def __init__(self, effects: list[str]) -> None:
-        super().__init__()
-        self.effects = effects
-
-    def effect(self, text: str) -> str:
-        self.effects.append(text)
-        return text
 
     @step
     def begin(self, ctx: Context, ev: StartEvent) -> Item | None:
@@ -289,16 +281,8 @@ class Retries(Workflow):
         return done and StopEvent(result=sorted((event.n, event.text) for event in done))
 
 
-class Stages(Workflow):
+class Stages(Noting):
     """A step asks by what it returns, another by what it streams, and steps take the answers."""
-
-    def __init__(self, effects: list[str]) -> None:
-        super().__init__()
-        self.effects = effects
-
-    def effect(self, text: str) -> str:
-        self.effects.append(text)
-        return text
 
     @step
     def begin(self, ctx: Context, ev: StartEvent) -> Ask:
@@ -314,16 +298,8 @@ class Stages(Workflow):
         return StopEvent(result=ev.n)
 
 
-class Lists(Workflow):
+class Lists(Noting):
     """Lists within a list, a join, a member that asks, one that is recovered from, and a handler that asks."""
-
-    def __init__(self, effects: list[str]) -> None:
-        super().__init__()
-        self.effects = effects
-
-    def effect(self, text: str) -> str:
-        self.effects.append(text)
-        return text
 
     @step
     def rows(self, ev: StartEvent) -> list[Item]:
@@ -365,16 +341,8 @@ class Lists(Workflow):
         return StopEvent(result=sorted(row.n for row in rows))
 
 
-class Grandchild(Workflow):
+class Grandchild(Noting):
     """Asks, in an `async def` step."""
-
-    def __init__(self, effects: list[str]) -> None:
-        super().__init__()
-        self.effects = effects
-
-    def effect(self, text: str) -> str:
-        self.effects.append(text)
-        return text
 
     @step
     async def ask(self, ctx: aio.Context, ev: Item) -> Done:
@@ -391,16 +359,8 @@ class Grandchild(Workflow):
         return StopEvent(result=ev.n)
 
 
-class Child(Workflow):
+class Child(Noting):
     """Has a child of its own, fails once, waits for time, and collects."""
-
-    def __init__(self, effects: list[str]) -> None:
-        super().__init__()
-        self.effects = effects
-
-    def effect(self, text: str) -> str:
-        self.effects.append(text)
-        return text
 
     @step
     def begin(self, ctx: Context, ev: StartEvent) -> Item | None:
@@ -432,16 +392,8 @@ class Failing(Workflow):
         raise ValueError("always")
 
 
-class Family(Workflow):
+class Family(Noting):
     """Has children side by side, one that nobody asks after, and one that fails."""
-
-    def __init__(self, effects: list[str]) -> None:
-        super().__init__()
-        self.effects = effects
-
-    def effect(self, text: str) -> str:
-        self.effects.append(text)
-        return text
 
     @step
     def begin(self, ctx: Context, ev: StartEvent) -> Seen:

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ from greenroom.deploy import Fault, Report, check
 from greenroom.inbox import post_cancel, post_event, post_fields
 from greenroom.named import registry_for
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
-from greenroom.stores import Commit, MemoryStore, RunStore, SQLiteStore
+from greenroom.stores import Commit, MemoryStore, RunStore
 from tests.support.flavours import DEADLINE
 
 
@@ -54,15 +53,6 @@ class Other(Event):
 
 class Made(Event):
     n: int
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db")
 
 
 def asked(handler: Handler) -> str:

@@ -62,20 +62,6 @@ class Tick(Event):
     n: int
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db")
-
-
-@pytest.fixture(params=["sync", "async"])
-def durability(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 effects: list[str] = []
 
 

@@ -66,20 +66,6 @@ def asking(flow: Flavour) -> Workflow:
     return Asking()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db")
-
-
-@pytest.fixture(params=["sync", "async"])
-def durability(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 def until_at_rest(handler: greenroom.Handler) -> None:
     """Wait until a run rests. When it is woken, it does not go to rest again before somebody has come to ask it."""
     assert wait_until(lambda: handler.supervisor is None)

@@ -1,4 +1,4 @@
-"""The command `greenroom` in a process of its own, with a terminal and without one."""
+"""A command in a process of its own, with a terminal and without one."""
 
 from __future__ import annotations
 
@@ -12,33 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+__all__ = ["GREENROOM", "ROOT", "TIME_LIMIT", "Program", "Terminal"]
+
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT = 25.0
 """Seconds after which a command that should have gone on is killed and the test fails."""
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [str(Path(sysconfig.get_path("scripts"), "greenroom")), *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """This environment, with a terminal that has no colours."""
-    dropped = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")
-    return {name: value for name, value in os.environ.items() if name not in dropped} | {"TERM": "dumb"}
-
-
-def run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the command with no terminal on any side."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=TIME_LIMIT,
-        check=False,
-    )
 
 
 class Terminal:
@@ -85,26 +63,78 @@ class Terminal:
             return ""
 
 
-@contextmanager
-def terminal(*arguments: str | Path, cwd: Path = ROOT, stdout: int | None = None) -> Iterator[Terminal]:
-    """Run the command on a pseudo-terminal of its own; its output may go elsewhere."""
-    person, program = os.openpty()
-    # A test run that is a background job of a shell ignores SIGINT, and its children would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with subprocess.Popen(
-            command(*arguments),
+class Program:
+    """A command, to be run with arguments."""
+
+    def __init__(self, *start: str | Path, kind: str) -> None:
+        """Take what its command line begins with, and the kind of terminal that it is told to have."""
+        self._start = [*map(str, start)]
+        self._kind = kind
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """This environment, without what would tell `rich` that a pipe is a terminal, or how wide it is."""
+        dropped = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")
+        return {name: value for name, value in os.environ.items() if name not in dropped} | {"TERM": self._kind}
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        return [*self._start, *map(str, arguments)]
+
+    def run(self, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        """Run it with no terminal on any side."""
+        return subprocess.run(
+            self.command(*arguments),
             cwd=cwd,
-            env=environment(),
-            stdin=program,
-            stdout=program if stdout is None else stdout,
-            stderr=program,
-        ) as process:
-            os.close(program)
-            try:
-                yield Terminal(process, person)
-            finally:
-                process.kill()
-    finally:
-        signal.signal(signal.SIGINT, before)
-        os.close(person)
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=TIME_LIMIT,
+            check=False,
+        )
+
+    def run_unread(self, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+        """Run it with a standard output that nobody reads any more, as in `| head -1`."""
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        try:
+            return subprocess.run(
+                self.command(*arguments),
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=subprocess.PIPE,
+                timeout=TIME_LIMIT,
+                check=False,
+            )
+        finally:
+            os.close(write_end)
+
+    @contextmanager
+    def terminal(self, *arguments: str | Path, cwd: Path = ROOT, stdout: int | None = None) -> Iterator[Terminal]:
+        """Run it on a pseudo-terminal of its own; its output may go elsewhere."""
+        person, program = os.openpty()
+        # A test run that is a background job of a shell ignores SIGINT, and its children would inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with subprocess.Popen(
+                self.command(*arguments),
+                cwd=cwd,
+                env=self.environment,
+                stdin=program,
+                stdout=program if stdout is None else stdout,
+                stderr=program,
+            ) as process:
+                os.close(program)
+                try:
+                    yield Terminal(process, person)
+                finally:
+                    process.kill()
+        finally:
+            signal.signal(signal.SIGINT, before)
+            os.close(person)
+
+
+# On a terminal that has no colours.
+GREENROOM = Program(Path(sysconfig.get_path("scripts"), "greenroom"), kind="dumb")
