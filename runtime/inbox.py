@@ -16,7 +16,7 @@ from greenroom.facts import CancelAsked, EventArrived, Responded
 from greenroom.inputs import PendingInput
 from greenroom.stores import InboxEntry, InputRow, RunStore
 
-__all__ = ["post_answer", "post_cancel", "post_event", "post_fields", "read_entry", "read_question"]
+__all__ = ["ANSWER", "FIELDS", "post_answer", "post_cancel", "post_event", "post_fields", "read_entry", "read_question"]
 
 EVENT, ANSWER, FIELDS, CANCEL = "event", "answer", "fields", "cancel"
 

@@ -57,9 +57,10 @@ class PendingInput:
         if isinstance(response, Event):
             if isinstance(response, self.response):
                 return response
-            raise InvalidResponseError(
-                f"question '{self.input_id}' is answered with {self.response.__name__}, not {type(response).__name__}"
-            )
+            given, wanted = type(response).__name__, self.response.__name__
+            if given == wanted:
+                given = "another class of that name: was it defined again, as by a cell of a notebook?"
+            raise InvalidResponseError(f"question '{self.input_id}' is answered with {wanted}, not {given}")
         if not isinstance(response, Mapping):
             raise InvalidResponseError(
                 f"question '{self.input_id}' is answered with {self.response.__name__} or a dict of its fields, not an"

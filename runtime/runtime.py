@@ -424,6 +424,7 @@ class Runtime:
             raise RuntimeForkedError(
                 f"this belongs to process {self._process} and does not work in its forked child {os.getpid()}: build"
                 " the workflow anew and run it in the child, whose default runtime is its own"
+                + (": that has no store, so make a Runtime(store=...) there as well" if self.keeper is not None else "")
             )
 
     def _refuse_to_block(self) -> None:

@@ -192,6 +192,16 @@ def test_an_order_outlives_its_process(tmp_path: Path) -> None:
         assert (done.stdout, done.stderr, done.returncode) == (printed, "", code)
 
 
+def test_a_run_of_another_process_is_answered(tmp_path: Path) -> None:
+    """docs/processes.md: the program prints what the page says."""
+    page = (DOCS / "processes.md").read_text()
+    (program,) = BLOCK.findall(page)
+    (printed,) = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    program = program.replace("orders.db", str(tmp_path / "orders.db"))
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (printed, "")
+
+
 def test_no_page_has_code_that_no_test_runs() -> None:
     """Each page with code is named by the test that runs it."""
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))

@@ -103,6 +103,9 @@ def run(
             if snapshot is not None:
                 raise CommandError("--snapshot is for runs without a store: give one of --snapshot and --store")
             runtime = runtime_for(held, store, may_make=True)
+            row = runtime.keeper.store.row(run_id) if runtime.keeper is not None and run_id is not None else None
+            if row is not None and row.status == "running":
+                screen.note(f"Run '{run_id}' is in the store already: it goes on with what it was begun with.")
             handler = made.run(start_event=event, run_id=run_id)
             options = [*_options(timeout), *store_option(context, store)]
             return Session(handler, StorePlace(runtime, handler.run_id, workflow, options), screen)

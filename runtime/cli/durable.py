@@ -51,7 +51,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")]
 Optional = Annotated[
     str | None, typer.Argument(metavar="[MODULE:WORKFLOW]", help="The run's workflow, if its code may be imported.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs. Nobody is asked.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs. Nobody is asked.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show long values and tracebacks.")]
 
 _CODES = "Exit codes: 0 it was done; 1 the store failed, or something would break; 2 the command was wrong."
@@ -67,7 +67,7 @@ def add_commands(app: typer.Typer) -> None:
         epilog=_epilog(
             "`greenroom runs --store runs.db`",
             "`greenroom runs --status set_aside` lists what could not go on, and why",
-            "`greenroom runs --workflow Orders --limit 1000 --json | jq .run_id`",
+            "`greenroom runs --workflow shop.orders:Orders --limit 1000 --json | jq .run_id`",
         )
     )(runs)
     app.command(
@@ -102,7 +102,10 @@ def add_commands(app: typer.Typer) -> None:
 def runs(
     store: StoreName = None,
     status: Annotated[_Status | None, typer.Option(help="Only runs with this status.")] = None,
-    workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this workflow.")] = None,
+    workflow: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only runs of this workflow, as module:Workflow or as it is listed."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many to list, the newest first.")] = 50,
     as_json: AsJson = False,
     verbose: Verbose = False,

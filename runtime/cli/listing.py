@@ -32,6 +32,8 @@ _TAIL = 10
 def list_runs(store: RunStore, workflow: str | None, status: Status | None, limit: int, screen: Screen) -> None:
     """Print a line a run, the newest first."""
     rows = store.runs(workflow, status, limit=limit)
+    if not rows and workflow is not None:
+        rows = store.runs(workflow.replace(":", "."), status, limit=limit)  # named as the other commands name it
     alive = {owner for owner in store.owners() if not is_dead(owner)}
     described = [describe_run(row, store, alive) for row in rows]
     if screen.as_json:

@@ -22,7 +22,7 @@ from greenroom.codec import transcribe
 from greenroom.deploy import check
 from greenroom.document import take_document
 from greenroom.errors import ContextSerdeError, StoreError
-from greenroom.inbox import post_answer, post_cancel, post_fields, read_question
+from greenroom.inbox import ANSWER, FIELDS, post_answer, post_cancel, post_fields, read_question
 from greenroom.journal import describe_record
 from greenroom.named import graphs_named_by, registry_of
 from greenroom.recovery import read_run
@@ -55,6 +55,8 @@ def answer_question(
         raise CommandError(f"run '{row.run_id}', which asked '{input_id}', is {row.status}")
     if workflow is not None and workflow.workflow_name != row.workflow:
         raise CommandError(f"question '{input_id}' is of a run of {row.workflow}, not of {workflow.workflow_name}")
+    if _is_answered(store, question):
+        screen.note("An answer to it is in the inbox already, and not taken yet. The first one that fits is taken.")
     if workflow is None:
         schema = SchemaForm(question.response.rpartition(":")[2], _read_schema(question))
         post_fields(store, question, _ask(store, question, schema, pairs, screen))
@@ -62,7 +64,8 @@ def answer_question(
         registry = registry_of(workflow)
         form = ClassForm(read_question(question, registry).response)
         event = form.make(_ask(store, question, form, pairs, screen))
-        post_answer(store, row.run_id, input_id, event, registry)
+        if not post_answer(store, row.run_id, input_id, event, registry):
+            raise CommandError(f"question '{input_id}' has been answered: the answer is in the inbox of its run")
     return row
 
 
@@ -197,6 +200,11 @@ def _ask(
         raise CommandError(f"question '{question.input_id}' is not open any more") from None
     except EOFError:
         raise CommandError("nothing was answered") from None
+
+
+def _is_answered(store: RunStore, question: InputRow) -> bool:
+    entries = (entry for entry in store.inbox(run_id=question.run_id) if entry.kind in (ANSWER, FIELDS))
+    return any(transcribe(entry.payload)[0] == question.input_id for entry in entries)
 
 
 def _read_schema(question: InputRow) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Session:
         self._until_rest = until_rest
         self._asks = screen.can_ask and not until_rest
         self._keyboard = Keyboard()
+        self._shown: set[str] = set()  # the ids of the questions that were shown and not asked
 
     def drive(self) -> ExitCode:
         """Stay with the run until it ends or is saved."""
@@ -78,6 +79,7 @@ class Session:
             is_idle, is_question = isinstance(event, WorkflowIdleEvent), event.get("input_id") is not None
             if not (is_question and self._asks):
                 self._screen.event(event)
+                self._shown.add(str(event.get("input_id")))
             if self._asks and (is_idle or is_question):
                 self._ask_all()
             elif is_idle and self._handler.is_at_rest() and (why := self._why_rest()):
@@ -88,9 +90,11 @@ class Session:
         """Return why a run that rests should be put away, or None if what it waits for may come by itself."""
         if self._until_rest:
             return "The run rests: it waits for more."
-        if self._handler.open_questions():
-            return "The run needs an answer, and there is no terminal to ask at."
-        return None
+        questions = self._handler.open_questions()
+        for question in questions:
+            if question.input_id not in self._shown:  # It was streamed to another process.
+                self._screen.event(question.request)
+        return "The run needs an answer, and there is no terminal to ask at." if questions else None
 
     # -- people --------------------------------------------------------------------------------------------------------
 

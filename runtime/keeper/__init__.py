@@ -227,7 +227,13 @@ class RunKeeper:
         if row is None:
             raise WorkflowRuntimeError(f"there is no run '{run_id}'")
         if row.workflow != workflow.workflow_name:
-            raise WorkflowRuntimeError(f"run '{run_id}' is of {row.workflow}, not of {workflow.workflow_name}")
+            hint = (
+                ": it was begun by a program that defines the class itself, and only goes on in that; put workflows and"
+                " events into a module"
+                if row.workflow.startswith("__main__.")
+                else ""
+            )
+            raise WorkflowRuntimeError(f"run '{run_id}' is of {row.workflow}, not of {workflow.workflow_name}{hint}")
         self.know(workflow)
         self.lease.end_those_of_the_dead()
         return self._at_rest.ended_handler(workflow, row) if row.status in ENDED else self.wake(run_id)

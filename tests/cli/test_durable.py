@@ -97,8 +97,11 @@ def test_a_run_without_a_terminal_is_left_in_the_store() -> None:
     done = call("resume", "one", FLOW)
     assert done.exit_code == 75
     assert "there is no terminal to ask at" in told(done)
-    # The same id is the same run.
-    assert call("run", FLOW, "--run-id=one").exit_code == 75
+    # The same id is the same run; what it asks is shown again.
+    again = call("run", FLOW, "--run-id=one")
+    assert again.exit_code == 75
+    assert "Run 'one' is in the store already: it goes on with what it was begun with." in told(again)
+    assert "input_id=one:1" in again.stdout
     assert len(documents(call("runs", "--json"))) == 2
 
 
@@ -145,6 +148,13 @@ def test_runs_are_listed() -> None:
     done = call("runs", "--limit=1")
     assert len(done.stdout.splitlines()) == 2
     assert "--limit shows more" in told(done)
+
+
+def test_runs_of_a_workflow_are_listed_by_either_of_its_names() -> None:
+    """As the other commands name it, and as the list does."""
+    leave()
+    for name, count in ((FLOW, 1), (NAME, 1), ("Reviews", 0)):
+        assert len(documents(call("runs", "--json", "--workflow", name))) == count
 
 
 def test_a_run_is_shown_without_its_code_and_with_it() -> None:
@@ -224,6 +234,39 @@ def test_an_answer_that_nobody_takes_waits_and_is_told() -> None:
         while documents(call("runs", "--json"))[0]["status"] == "running":
             assert time.monotonic() < deadline, "nobody took it"
     assert documents(call("runs", "--json"))[0]["status"] in ("completed", "cancelled")
+
+
+def test_a_second_answer_is_told_of_the_first() -> None:
+    """Nobody has taken that: by its class it is refused, without its class the first that fits is taken."""
+    leave()
+    assert call("answer", "one:1", FLOW, *GOOD).exit_code == 0
+    without = call("answer", "one:1", *GOOD)
+    assert without.exit_code == 0
+    assert "An answer to it is in the inbox already, and not taken yet. The first one that fits is taken." in told(
+        without
+    )
+    by_its_class = call("answer", "one:1", FLOW, *GOOD)
+    assert by_its_class.exit_code == 2
+    assert "question 'one:1' has been answered: the answer is in the inbox of its run" in told(by_its_class)
+
+
+def test_a_run_of_a_class_in_the_program_itself_is_told(tmp_path: Path) -> None:
+    """No other program knows it: the message says what to do."""
+    program = """
+from greenroom import HumanResponseEvent, InputRequiredEvent, Runtime, StartEvent, Workflow, Context, StopEvent, step
+from greenroom.stores import SQLiteStore
+class Reviews(Workflow):
+    @step
+    def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=ctx.ask(InputRequiredEvent(), HumanResponseEvent).response)
+with Runtime(store=SQLiteStore("runs.db")):
+    handler = Reviews().run(run_id="one")
+    next(event for event in handler.stream_events())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE)
+    done = call("resume", "one", FLOW)
+    assert done.exit_code == 2
+    assert f"run 'one' is of __main__.Reviews, not of {NAME}: it was begun by a program that defines" in told(done)
 
 
 def test_an_answer_can_be_worked_on_here() -> None:
