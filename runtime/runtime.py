@@ -328,10 +328,9 @@ class Runtime:
             WorkflowRuntimeError: If there is no such run, it has ended, or it is no event that can be sent.
             StoreError: If the store failed.
         """
-        handler = self._handler_here(run_id)
-        if handler is not None:
-            handler.send_event(event, dedup_key=dedup_key)
-        else:
+        try:
+            self._handler_here(run_id).send_event(event, dedup_key=dedup_key)
+        except RunHeldError:
             self._keeper().send(run_id, event, dedup_key)
 
     def cancel_run(self, run_id: str) -> None:
@@ -344,18 +343,13 @@ class Runtime:
             WorkflowRuntimeError: If there is no such run.
             StoreError: If the store failed.
         """
-        handler = self._handler_here(run_id)
-        if handler is not None:
-            handler.cancel_run()
-        else:
+        try:
+            self._handler_here(run_id).cancel_run()
+        except RunHeldError:
             self._keeper().cancel(run_id)
 
-    def _handler_here(self, run_id: str) -> Handler | None:
-        """Return the handler of a run, or None if another process has it."""
-        try:
-            handler = self.get(run_id)
-        except RunHeldError:
-            return None
+    def _handler_here(self, run_id: str) -> Handler:
+        handler = self.get(run_id)
         if handler is None:
             raise WorkflowRuntimeError(f"there is no run '{run_id}'")
         return handler

@@ -43,7 +43,7 @@ from greenroom.facts import RunResumed, RunStarted
 from greenroom.inbox import post_cancel
 from greenroom.inputs import PendingInput
 from greenroom.journal import encode_fact, pack_record
-from greenroom.keeper.at_rest import AtRest
+from greenroom.keeper.at_rest import AtRest, run_held
 from greenroom.keeper.elsewhere import answer_elsewhere, send_elsewhere
 from greenroom.keeper.lease import Lease
 from greenroom.keeper.lookout import Lookout
@@ -51,7 +51,6 @@ from greenroom.keeper.posted import Posted
 from greenroom.keeper.questions import questions_at_rest
 from greenroom.keeper.takeover import Takeover, Waitable
 from greenroom.log_fields import log_fields
-from greenroom.owners import describe_owner
 from greenroom.ports import HasGraph
 from greenroom.run_state import RunState
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, NewRun, RunStore
@@ -203,10 +202,7 @@ class RunKeeper:
         if row.status == "set_aside":
             raise WorkflowRuntimeError(f"run '{run_id}' was set aside: {row.reason}")
         if row.owner is not None and row.owner != self.lease.owner and self.lease.is_alive(row.owner):
-            raise RunHeldError(
-                f"run '{run_id}' is held by {describe_owner(row.owner)}: respond(), send_event() and cancel_run() of"
-                " the runtime reach it there, and get() gives its handler when it rests or has ended"
-            )
+            raise run_held(run_id, row.owner)
         return self.wake(run_id)
 
     def recover(self, workflows: Iterable[Workflow]) -> list[Handler]:
@@ -261,11 +257,11 @@ class RunKeeper:
             raise InputAnsweredError(f"question '{input_id}' is no longer asked: it was {row.closed}")
         try:
             handler = self.get(row.run_id)
-        except RunHeldError:
+            if handler is not None:
+                handler.answer_question(input_id, response)
+        except RunHeldError:  # It may have had its rest here, and be at work there.
             answer_elsewhere(self.store, self._workflow_of(row.run_id), row, response)
             return True
-        if handler is not None:
-            handler.answer_question(input_id, response)
         return handler is not None
 
     def send(self, run_id: str, event: Event, dedup_key: str | None) -> None:

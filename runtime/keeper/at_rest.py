@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenroom.actors.root import RunEnded
 from greenroom.codec import decode
-from greenroom.errors import RuntimeShutdownError, WorkflowRuntimeError
+from greenroom.errors import RunHeldError, RuntimeShutdownError, WorkflowRuntimeError
 from greenroom.events import Event, WorkflowCancelledEvent
 from greenroom.launch import ended
 from greenroom.named import registry_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from greenroom.runtime import Runtime
     from greenroom.workflow import Workflow
 
-__all__ = ["AtRest", "where"]
+__all__ = ["AtRest", "run_held", "where"]
 
 PAGE = 500
 
@@ -158,6 +158,14 @@ class AtRest:
             handler = reference()
             if handler is not None and handler.supervisor is None:
                 handler.end_at_rest(Outcome("cancelled", WorkflowCancelledEvent(), error), [WorkflowCancelledEvent()])
+
+
+def run_held(run_id: str, owner: str) -> RunHeldError:
+    """Return the error for a run that another runtime has."""
+    return RunHeldError(
+        f"run '{run_id}' is held by {describe_owner(owner)}: respond(), send_event() and cancel_run() of the runtime"
+        " reach it there, and get() gives its handler when it rests or has ended"
+    )
 
 
 def where(row: RunRow) -> str:

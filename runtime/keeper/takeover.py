@@ -27,7 +27,7 @@ from greenroom.errors import (
     StoreError,
     WorkflowRuntimeError,
 )
-from greenroom.keeper.at_rest import AtRest, where
+from greenroom.keeper.at_rest import AtRest, run_held, where
 from greenroom.keeper.posted import Posted
 from greenroom.launch import go_on
 from greenroom.log_fields import log_fields
@@ -137,7 +137,8 @@ class Takeover:
         """Bring a run that rests, or whose process has died, to work; or return the handler of one that is at work.
 
         Raises:
-            WorkflowRuntimeError: If it is held by another process, or was set aside.
+            RunHeldError: If another process has it.
+            WorkflowRuntimeError: If it was set aside.
             RuntimeShutdownError: If the runtime is being shut down.
             StoreError: If the store failed.
         """
@@ -156,6 +157,8 @@ class Takeover:
             handler = taking.result()
         if handler is None:
             row = self._store.row(run_id)
+            if row is not None and row.status == "running" and row.owner is not None:
+                raise run_held(run_id, row.owner)
             raise WorkflowRuntimeError(
                 f"run '{run_id}' cannot go on here: {where(row)}" if row else f"there is no run '{run_id}'"
             )
