@@ -159,7 +159,7 @@ def test_the_deploy_of_the_page_is_checked(tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
-        "order-17 invocation 0 ship StartEvent None step 'ship' is gone, and has StartEvent in hand",
+        "order-17 invocation 0 None ship StartEvent None step 'ship' is gone, and has StartEvent in hand",
         "['order-17']",
         "cents=150 currency='EUR'",
         "Receipt",
