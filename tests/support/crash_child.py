@@ -133,6 +133,24 @@ def die() -> None:
 parent: Parent
 
 
+class CrashChild(Workflow):
+    """Is run within the other: does something once, sleeps, asks, and fails once."""
+
+    @step
+    async def begin(self, ctx: aio.Context, ev: StartEvent) -> Item:
+        await ctx.once("inner", parent.effect, parent.intend(f"{ev.name} inner"))
+        await ctx.sleep(0.01)
+        return Item(n=1, name=ev.name)
+
+    @step(retry_policy=retry_policy(wait=wait_fixed(0.01), stop=stop_after_attempt(2)))
+    def ask(self, ctx: Context, ev: Item) -> StopEvent:
+        answer = ctx.ask(Ask(n=ev.n), Answer)
+        if ctx.retry_info().retry_number == 0:
+            raise ValueError("once")
+        ctx.once("inner asked", parent.effect, parent.intend(f"{ev.name} inner asked"))
+        return StopEvent(result=answer.n)
+
+
 class CrashFlow(Workflow):
     """Does a little of everything; its result does not depend on the schedule."""
 
@@ -185,8 +203,10 @@ class CrashFlow(Workflow):
     @step
     async def rows(self, ctx: aio.Context, joined: list[Joined]) -> Rows:
         texts = await ctx.store.get("texts")
-        await ctx.once("rows", parent.effect, parent.intend(f"{await ctx.store.get('name')} rows"))
-        return Rows(texts=texts, n=joined[0].n)
+        name = await ctx.store.get("name")
+        child = ctx.run(CrashChild(disable_validation=True), name=name)
+        await ctx.once("rows", parent.effect, parent.intend(f"{name} rows"))
+        return Rows(texts=texts, n=joined[0].n + await child)
 
     @step
     def extra(self, ctx: Context, ev: Extra) -> Both | None:
@@ -205,10 +225,10 @@ class CrashFlow(Workflow):
 def result_of(name: str) -> list[Any]:
     """What a run comes to, whatever happens to its process."""
     texts = ("before", "mend", "pokedwanted", "tried")
-    return [3, 70 + 2 + 100 + 1000 + 1, *(f"{name} {text}" for text in texts)]
+    return [3, 70 + 2 + 100 + 1000 + 1 + 70, *(f"{name} {text}" for text in texts)]
 
 
-EFFECTS = ("begin", "before", "after", "tried", "poked", "mend", "rows", "end")
+EFFECTS = ("begin", "before", "after", "tried", "poked", "mend", "rows", "inner", "inner asked", "end")
 
 
 class Fatal:

@@ -22,12 +22,15 @@ from greenroom.codec import decode
 from greenroom.errors import RunEndedError
 from greenroom.inbox import post_event
 from greenroom.journal import replay, unpack_record
-from greenroom.named import registry_for
+from greenroom.named import graphs_named_by, registry_of
+from greenroom.past_graph import PastGraphs
 from greenroom.run_state import RunState
 from tests.support.crash_child import EFFECTS, CrashFlow, Poke, describe, persist, result_of
 from tests.support.ledger import Ledger
 
 FLOW = CrashFlow(disable_validation=True)
+REGISTRY = registry_of(FLOW)
+WITHIN = PastGraphs(graphs_named_by(FLOW), REGISTRY)
 NAMES = ["a", "b", "c"]
 STRAYS = ["one", "two"]  # events that no run waits for
 PATIENCE = 30.0  # Seconds in which a child that is not killed must have brought all runs to their end.
@@ -173,33 +176,29 @@ class Story:
 
     def post(self) -> None:
         """Post an event to each run, as another process does."""
-        registry = registry_for(FLOW._graph)
         with closing(self.ledger.store()) as store:
             persist(store.open)
             for name in NAMES:
                 with contextlib.suppress(RunEndedError):
-                    post_event(store, name, Poke(key="posted"), registry, "posted")
+                    post_event(store, name, Poke(key="posted"), REGISTRY, "posted")
                     self.acknowledged.add((name, "posted"))
 
     def last_state(self, name: str) -> RunState:
         """A run as it ended."""
         seq, data = self.ledger.last_snapshot(name)
-        registry = registry_for(FLOW._graph)
-        state, _ = load_checkpoint(FLOW._graph, data, registry, timeout=None, on_stuck="fail")
+        state, _ = load_checkpoint(FLOW._graph, data, REGISTRY, timeout=None, on_stuck="fail", within=WITHIN)
         state.run_id = name
-        replay(state, self.ledger.records(name)[seq:], registry)
+        replay(state, self.ledger.records(name)[seq:], REGISTRY, WITHIN)
         assert state.outcome is not None
         return state
 
     def recorded(self) -> Counter[str]:
         """What `ctx.once` has recorded, and how often."""
-        registry = registry_for(FLOW._graph)
-        facts = [decode(unpack_record(record)[1], registry) for name in NAMES for record in self.ledger.records(name)]
-        return Counter(values[3] for kind, *values in facts if kind == "OnceDone")
+        facts = [unpack_record(record)[1] for name in NAMES for record in self.ledger.records(name)]
+        return Counter(values[3] for kind, *values in map(_own_fact, facts) if kind == "OnceDone")
 
     def check(self) -> None:
         """All that must hold when all runs have ended."""
-        registry = registry_for(FLOW._graph)
         assert self.results == {name: result_of(name) for name in NAMES}
         assert set(self.effects) == {f"{name} {text}" for name in NAMES for text in EFFECTS}
         assert set(self.recorded().values()) == {1}
@@ -213,12 +212,12 @@ class Story:
                 assert [offset for offset, _ in events] == list(range(row.next_offset))
                 for offset, data in events:
                     told = self.streams.get((name, offset))
-                    assert told in (None, describe(decode(data, registry))), "a reader was told something else"
+                    assert told in (None, describe(decode(data, REGISTRY))), "a reader was told something else"
                 assert (name, row.next_offset) not in self.streams
                 assert store.inputs(name) == []
                 letters = [letter.event for letter in self.last_state(name).dead_letters]
                 strays = Counter(event.key for event in letters if isinstance(event, Poke))
-                left = Counter(decode(entry.payload, registry)[2] for entry in store.inbox(run_id=name))
+                left = Counter(decode(entry.payload, REGISTRY)[2] for entry in store.inbox(run_id=name))
                 accounted = strays + left
                 assert max(accounted.values(), default=1) == 1, "an event with a key counted twice"
                 assert {key for run, key in self.acknowledged if run == name} <= {*accounted, "wanted"}
@@ -227,6 +226,12 @@ class Story:
             store.sweep(0.0, time.time() + 1)
         assert self.ledger.left_over() == {"journal": 0, "snapshots": 0}
         self.ledger.assert_whole()
+
+
+def _own_fact(data: bytes) -> list[Any]:
+    """Return a fact as the run sees it that it is about, which may be one within the run."""
+    fact: list[Any] = decode(data, REGISTRY)
+    return _own_fact(fact[2]) if fact[0] == "ForChild" else fact
 
 
 def receive(ours: socket.socket) -> bytes:
