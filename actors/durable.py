@@ -25,7 +25,14 @@ from greenroom.actors.supervisor import TimerDue
 from greenroom.checkpoint import dump_checkpoint
 from greenroom.codec import TypeRegistry, encode
 from greenroom.effects import Answer, AskPerson, Effect, Finish, Publish
-from greenroom.errors import ContextSerdeError, LeaseLostError, RuntimeShutdownError
+from greenroom.errors import (
+    ContextSerdeError,
+    GreenroomError,
+    LeaseLostError,
+    RuntimeShutdownError,
+    StaleOwnerError,
+    StoreError,
+)
 from greenroom.facts import (
     BecameQuiet,
     CancelAsked,
@@ -43,7 +50,7 @@ from greenroom.facts import (
     TimerFired,
 )
 from greenroom.journal import encode_fact, is_recorded, pack_record
-from greenroom.run_state import RunState
+from greenroom.run_state import RunState, as_taken
 from greenroom.state import StoreCall
 from greenroom.stores import Commit, InputRow
 
@@ -215,8 +222,7 @@ class DurableSupervisor(RestingSupervisor):
                 self._asks_store = self._is_doubted = True
             return
         elif kind is Refused:
-            lost = LeaseLostError(f"run '{self._state.run_id}' goes on in another process: {message.error}")
-            self._lose(lost)
+            self._lose(_why_lost(self._state.run_id, message.error))
             self._held.popleft()
             return
         if kind is DrainAsked or (kind is CancelAsked and isinstance(message.error, RuntimeShutdownError)):
@@ -238,7 +244,7 @@ class DurableSupervisor(RestingSupervisor):
             if self._state.outcome is None:  # else it stays in the inbox, where it is accounted for
                 self._taken.append(message.entry)
                 self._urgent = True
-                super().on_receive(message.fact)
+                super().on_receive(as_taken(self._state, message.fact))
         else:
             super().on_receive(message)
 
@@ -417,6 +423,17 @@ class DurableSupervisor(RestingSupervisor):
         self._held = deque([] for _ in self._held)
         self._turn_effects, self._records, self._events = [], [], []
         return waiting
+
+
+def _why_lost(run_id: str, refused: Exception) -> GreenroomError:
+    if isinstance(refused, StaleOwnerError):
+        return LeaseLostError(f"run '{run_id}' goes on in another process: {refused}")
+    error = StoreError(
+        f"run '{run_id}' is given up in this process, since the store cannot commit for it: {refused!r}. The store has"
+        f" the run as of its last commit; once this is mended, runtime.get('{run_id}') goes on from there"
+    )
+    error.__cause__ = refused
+    return error
 
 
 def _fact_in(message: Any) -> Any:

@@ -196,8 +196,8 @@ class RestingSupervisor(RunSupervisor):
             if reply is not None:
                 reply.set_exception((type(error), error, None))
 
-    def _lose(self, error: LeaseLostError) -> None:
-        """Another process has the run."""
+    def _lose(self, error: GreenroomError) -> None:
+        """The run cannot go on here: another process has it, or the store has a fault."""
         if not self._run_ended and not self._detached:
             logger.error("%s", error, extra=self.log_fields())
             self._let_go(error)

@@ -128,7 +128,8 @@ class Runtime:
             flush_interval: Seconds, 0 or more, for which "async" gathers what it commits.
             idle_timeout: Seconds after which a run that only waits leaves memory, until something wants it; None never.
             lease: Seconds after which another process may take over the runs of one that shows no sign of life.
-            retention: Seconds for which runs that have ended are kept with their results; None keeps them for ever.
+            retention: Seconds for which runs that have ended are kept with their results and streams; None keeps them
+                for ever. Their journals are dropped soon, whatever it is.
 
         Raises:
             WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, `loop` no

@@ -77,7 +77,7 @@ class Durability:
         flush_interval: Seconds for which commits that nobody waits for are gathered.
         idle_timeout: Seconds after which a run that does nothing leaves memory, or None for never.
         lease: Seconds for which the runs of a process that has died stay its own.
-        retention: Seconds for which runs that have ended are kept, or None for ever.
+        retention: Seconds for which the results of runs that have ended are kept, or None for ever.
     """
 
     is_sync: bool

@@ -58,7 +58,7 @@ class Lookout:
             at_rest: The handlers of runs that came to rest here.
             posted: Hands on what was posted.
             now: The clock of durable runs.
-            retention: Seconds for which runs that have ended are kept, or None for ever.
+            retention: Seconds for which the results of runs that have ended are kept, or None for ever.
         """
         self.wakes_others = True
         self.is_ending = False
@@ -124,7 +124,7 @@ class Lookout:
 
     def _sweep(self) -> None:
         now = self._now()
-        if self._retention is not None and now - self._last_sweep >= SWEEP_SECONDS:
+        if now - self._last_sweep >= SWEEP_SECONDS:
             self._last_sweep = now
-            # The journal of a run that has ended is of no more use; what it came to is kept.
-            self._store.sweep(now - self._retention, now)
+            # The journal of a run that has ended is of no more use; what it came to is kept, if need be for ever.
+            self._store.sweep(0.0 if self._retention is None else now - self._retention, now)

@@ -8,8 +8,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from greenroom import Context, Runtime
+from greenroom.cli import posting
 from greenroom.cli.app import app
 from greenroom.cli.schema import schema_faults
-from greenroom.stores import Commit, SQLiteStore
+from greenroom.inbox import fate_of
+from greenroom.stores import Commit, InputRow, RunStore, SQLiteStore
 from tests.support import postgres
 from tests.support.durable_flows import Reviews, Verdict
 from tests.support.flavours import DEADLINE
@@ -267,6 +270,28 @@ with Runtime(store=SQLiteStore("runs.db")):
     done = call("resume", "one", FLOW)
     assert done.exit_code == 2
     assert f"run 'one' is of __main__.Reviews, not of {NAME}: it was begun by a program that defines" in told(done)
+
+
+def test_an_answer_that_is_refused_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another answer is quicker by a hair; it is a dead letter of the run."""
+    post_fields = posting.post_fields
+
+    def post_late(store: RunStore, question: InputRow, fields: Mapping[str, Any]) -> str:
+        first = post_fields(store, question, {**fields, "ok": False, "stars": 2})
+        while not fate_of(store, question.run_id, first)[0]:
+            threading.Event().wait(0.01)
+        return post_fields(store, question, fields)
+
+    with holder("one"):
+        monkeypatch.setattr(posting, "post_fields", post_late)
+        done = call("answer", "one:1", *GOOD)
+        assert done.exit_code == 2
+        assert "run 'one' has refused the answer: question 'one:1' has been answered" in told(done)
+        shown = " ".join(call("show", "one", FLOW).stdout.split())
+        assert "Dead letters" in shown
+        assert "it was posted, and refused: question 'one:1' has been answered" in shown
+        (refused,) = [r for r in documents(call("show", "one", "--json"))[0]["journal"] if r["kind"] == "PostRefused"]
+        assert refused["fields"]["reason"] == "question 'one:1' has been answered"
 
 
 def test_an_answer_can_be_worked_on_here() -> None:
