@@ -250,7 +250,9 @@ class DurableSupervisor(RestingSupervisor):
 
     def on_ask(self, message: Any, reply: Reply) -> None:
         """Take in a fact whose answer somebody waits for."""
-        if self._resting:
+        if self._resting and type(message) is Inspect:
+            reply.set(message.read(self._state))  # It stays as it is, and is not woken to be looked at.
+        elif self._resting:
             self._defer(message.fact if type(message) is Recorded else message, reply)
         elif type(message) is Inspect and message.is_told and self._ledger.is_sync and not self._detached:
             self._turn_effects.append(Answer(reply, message.read(self._state)))
@@ -405,6 +407,10 @@ class DurableSupervisor(RestingSupervisor):
             self._all_committed()
 
     # -- what leaving needs to know of the store -----------------------------------------------------------------------
+
+    @property
+    def _written(self) -> int:
+        return self._next_seq + len(self._records)
 
     @property
     def _is_committing(self) -> bool:

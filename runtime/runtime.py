@@ -291,11 +291,23 @@ class Runtime:
         return self.keeper
 
     def pending_inputs(self) -> list[PendingInput]:
-        """Return the open questions of all runs, the oldest first; with a store also of those that rest in it."""
-        runs = self.runs.copy()
-        questions = [question for handler in runs.values() for question in handler.open_questions()]
+        """Return the open questions of all runs, the oldest first.
+
+        With a store those of all its runs whose workflows are known here are among them, whoever has the runs. No run
+        is woken for that, nor kept from going to rest. One question can be looked up by its id in `RunStore.input`.
+
+        Raises:
+            StoreError: If the store failed.
+        """
+        questions: list[PendingInput] = []
+        looked_at: set[str] = set()
+        for run_id, handler in self.runs.copy().items():
+            found = handler.questions_in_memory()
+            if found is not None:
+                looked_at.add(run_id)
+                questions += found
         if self.keeper is not None:
-            questions += self.keeper.questions_at_rest(runs)
+            questions += (question for question in self.keeper.questions() if question.run_id not in looked_at)
         return sorted(questions, key=lambda question: question.asked_at)
 
     def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ matter; and none but the lease's is held while the store is called, which may ta
 - `at_rest`: the handlers of runs that rest. No lock: single operations on dicts.
 - `posted`: what other processes have posted is handed on. `Posted._handing` protects what each supervisor was handed.
 - `lookout`: the look around, again and again. No lock: the ticker takes one look at a time.
-- `questions`: the open questions of runs at rest. No state.
+- `questions`: the open questions, as the store has them. No state.
 - `elsewhere`: answers and events for runs that another runtime has. No state.
 
 Every method but those that supervisors call may block in the store, and is called on a thread that may: the user's, or
@@ -19,7 +19,7 @@ one of the dispatcher's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ from greenroom.keeper.elsewhere import answer_elsewhere, send_elsewhere
 from greenroom.keeper.lease import Lease
 from greenroom.keeper.lookout import Lookout
 from greenroom.keeper.posted import Posted
-from greenroom.keeper.questions import questions_at_rest
+from greenroom.keeper.questions import stored_questions
 from greenroom.keeper.takeover import Takeover, Waitable
 from greenroom.log_fields import log_fields
 from greenroom.ports import HasGraph
@@ -238,9 +238,13 @@ class RunKeeper:
         """Bring a run that rests, or whose process has died, to work; see `Takeover.wake`."""
         return self.takeover.wake(run_id)
 
-    def questions_at_rest(self, runs: Collection[str]) -> list[PendingInput]:
-        """Return the open questions in the store of the workflows that are known here, but for some runs."""
-        return questions_at_rest(self.store, self._workflows, runs)
+    def questions(self, run_id: str | None = None) -> Iterator[PendingInput]:
+        """Return the open questions in the store, of one run or of all whose workflows are known here.
+
+        Raises:
+            StoreError: If the store failed.
+        """
+        return stored_questions(self.store, self._workflows, run_id)
 
     def answer(self, input_id: str, response: Event | Mapping[str, Any]) -> bool:
         """Answer a question that is open in the store, wherever its run is; return False if there is no such question.

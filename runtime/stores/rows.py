@@ -83,6 +83,8 @@ class InputRow:
         asked_at: When it was asked.
         expires_at: When it is given up.
         closed: How it was closed (`answered`, `expired`, `withdrawn`); None while it is open.
+        workflow: The name of the run's workflow, as the store gives it. A commit need not say it.
+        number: Its place in the order asked, as the store gives it. A commit need not say it.
     """
 
     input_id: str
@@ -94,6 +96,8 @@ class InputRow:
     asked_at: float
     expires_at: float | None = None
     closed: str | None = None
+    workflow: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,9 @@ from greenroom import Context, Runtime
 from greenroom.cli import posting
 from greenroom.cli.app import app
 from greenroom.cli.schema import schema_faults
+from greenroom.cli.session import ExitCode, Session
 from greenroom.inbox import fate_of
+from greenroom.keeper.lookout import Lookout
 from greenroom.stores import Commit, InputRow, RunStore, SQLiteStore
 from tests.support import postgres
 from tests.support.durable_flows import Reviews, Verdict
@@ -132,6 +134,53 @@ def test_ctrl_c_leaves_a_run_in_the_store_and_another_process_goes_on() -> None:
         assert person.read_rest().endswith("Result: 31.01.2026 3\n")
         assert person.code() == 0
     assert documents(call("runs", "--json"))[0]["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", FLOW, "--run-id=mine"],
+        ["run", "tests.support.cli_flows:AskNumber", "--run-id=mine"],
+        ["resume", "left", FLOW],
+        ["answer", "left:1", FLOW, "ok=false", "due=2026-01-31", "--run"],
+    ],
+    ids=["run", "run another workflow", "resume", "answer"],
+)
+def test_a_command_that_works_on_one_run_leaves_all_others_alone(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they are due, were left by a process that is dead, or are of the same workflow, and it looks around."""
+    for run_id in ("left", "due", "orphan"):
+        leave(run_id)
+    assert call("run", "tests.support.cli_flows:AskNumber", "--run-id=other").exit_code == 75
+    store = SQLiteStore("runs.db")
+    store.open()
+    for run_id in ("due", "other"):
+        store.post(run_id, "cancel", b"")
+    store.renew("a dead process", 1000)
+    store.acquire(["orphan"], "a dead process")
+    store.resign("a dead process")
+    others = ("due", "orphan", "other")
+    before = [store.row(run_id) for run_id in others]
+    assert [row.wake_at for row in before if row is not None] == [0.0, None, 0.0]
+    looks = threading.Semaphore(0)
+    look, drive = Lookout._look_around, Session.drive
+
+    def count(lookout: Lookout) -> None:
+        look(lookout)
+        looks.release()
+
+    def drive_later(session: Session) -> ExitCode:
+        for _ in range(3):
+            assert looks.acquire(timeout=DEADLINE)
+        return drive(session)
+
+    monkeypatch.setattr("greenroom.keeper.POLL_SECONDS", 0.001)
+    monkeypatch.setattr(Lookout, "_look_around", count)
+    monkeypatch.setattr(Session, "drive", drive_later)
+    assert call(*words).exit_code == 75
+    assert [store.row(run_id) for run_id in others] == before
+    store.close()
 
 
 def test_runs_are_listed() -> None:
