@@ -53,8 +53,9 @@ from greenroom.journal import encode_fact, is_recorded, pack_record
 from greenroom.run_state import RunState, as_taken
 from greenroom.state import StoreCall
 from greenroom.stores import Commit, InputRow
+from greenroom.waits import OpenInput
 
-__all__ = ["Begin", "DurableSupervisor", "FromInbox", "Kept", "LeaseDoubted", "Recorded"]
+__all__ = ["Begin", "DurableSupervisor", "FromInbox", "Kept", "LeaseDoubted", "Recorded", "question_row"]
 
 logger = logging.getLogger("greenroom.journal")
 
@@ -340,19 +341,7 @@ class DurableSupervisor(RestingSupervisor):
             if type(effect) is Publish:
                 self._events.append((effect.offset, encode(effect.event, self._registry)))
             elif type(effect) is AskPerson:
-                question = effect.question
-                self._opened.append(
-                    InputRow(
-                        question.input_id,
-                        self._state.run_id,
-                        question.step,
-                        encode(question.request, self._registry),
-                        f"{question.response.__module__}:{question.response.__qualname__}",
-                        json.dumps(question.response.model_json_schema()),
-                        question.asked_at,
-                        question.expires_at,
-                    )
-                )
+                self._opened.append(question_row(effect.question, self._state.run_id, self._registry))
             elif type(effect) is Finish:
                 self._finish_effect = effect
                 self._urgent = True
@@ -429,6 +418,20 @@ class DurableSupervisor(RestingSupervisor):
         self._held = deque([] for _ in self._held)
         self._turn_effects, self._records, self._events = [], [], []
         return waiting
+
+
+def question_row(question: OpenInput, run_id: str, registry: TypeRegistry) -> InputRow:
+    """Return a question as the store keeps it."""
+    return InputRow(
+        question.input_id,
+        run_id,
+        question.step,
+        encode(question.request, registry),
+        f"{question.response.__module__}:{question.response.__qualname__}",
+        json.dumps(question.response.model_json_schema()),
+        question.asked_at,
+        question.expires_at,
+    )
 
 
 def _why_lost(run_id: str, refused: Exception) -> GreenroomError:

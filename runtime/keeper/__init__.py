@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenroom.actors.base import Ref, Reply
 from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.durable import question_row
 from greenroom.actors.journal import Flush, JournalActor
 from greenroom.actors.ticker import Ticker, TickNow
 from greenroom.checkpoint import dump_checkpoint
@@ -52,7 +53,7 @@ from greenroom.keeper.questions import stored_questions
 from greenroom.keeper.takeover import Takeover, Waitable
 from greenroom.log_fields import log_fields
 from greenroom.ports import HasGraph
-from greenroom.run_state import RunState
+from greenroom.run_state import RunState, all_questions
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, NewRun, RunStore
 from greenroom.stores.sharing import close_shared, open_shared
 
@@ -163,7 +164,9 @@ class RunKeeper:
         first = Commit(
             state.run_id,
             FIRST_FENCE,
-            new=NewRun(workflow.workflow_name, self.lease.owner),
+            # One that goes on from another run has its offsets and its questions.
+            new=NewRun(workflow.workflow_name, self.lease.owner, next_offset=state.published),
+            opened=[question_row(question, state.run_id, registry) for question in all_questions(state)],
             snapshot=(0, dump_checkpoint(state, now, registry)),
             records=[(0, pack_record(now, encode_fact(beginning, registry)))],
         )

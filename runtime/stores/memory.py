@@ -288,8 +288,11 @@ class MemoryStore:
     def events(self, run_id: str, after: int = -1, limit: int = 1000) -> list[tuple[int, bytes]]:
         with self._lock:
             run = self._runs.get(run_id)
-            first = max(after + 1, 0)
-            return list(enumerate(run.events[first : first + limit], first)) if run else []
+            if run is None:
+                return []
+            begins = run.head.next_offset - len(run.events)  # where the stream of this run begins
+            first = max(after + 1, begins)
+            return list(enumerate(run.events[first - begins : first - begins + limit], first))
 
     def runs(
         self,

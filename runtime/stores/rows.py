@@ -128,11 +128,19 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """Makes the run that a commit is for. The token tells this attempt from another one with the same run id."""
+    """Makes the run that a commit is for.
+
+    Attributes:
+        workflow: The name of its workflow.
+        owner: Who holds it from the start.
+        token: Tells this attempt from another one with the same run id.
+        next_offset: The offset of its first stream event: above 0 for a run that goes on from another one.
+    """
 
     workflow: str
     owner: str
     token: int = field(default_factory=lambda: random.getrandbits(62))
+    next_offset: int = 0
 
 
 @dataclass(slots=True)

@@ -151,6 +151,23 @@ def test_records_and_events_come_back(store: RunStore) -> None:
     assert store.events("r", after=2) == []
 
 
+def test_the_stream_of_a_run_may_begin_later(store: RunStore) -> None:
+    """As that of a run which goes on from another one, whose offsets it continues."""
+    first = Commit("r", 1, new=NewRun("W", ME, next_offset=5), events=[(5, b"five")])
+    ok(store, first)
+    ok(store, first)
+    ok(store, Commit("r", 1, events=[(6, b"six"), (7, b"seven")]))
+    assert isinstance(refused(store, Commit("r", 1, events=[(9, b"")])), JournalGapError)
+    whole = [(5, b"five"), (6, b"six"), (7, b"seven")]
+    assert store.events("r") == store.events("r", after=4) == whole
+    assert store.events("r", after=5, limit=1) == whole[1:2]
+    assert store.events("r", after=7) == []
+    assert loaded(store).row.next_offset == 8
+    ok(store, Commit("s", 1, new=NewRun("W", ME, next_offset=3)))
+    assert store.events("s") == []
+    assert loaded(store, "s").row.next_offset == 3
+
+
 def test_a_run_can_be_made_by_its_first_commit(store: RunStore) -> None:
     """`Commit.new` makes the run together with its first records, and even its end."""
     ok(store, Commit("r", 1, new=NewRun("W", ME), records=records(0), events=[(0, b"e")]))
