@@ -267,7 +267,7 @@ class RunKeeper:
             if handler is not None:
                 handler.answer_question(input_id, response)
         except RunHeldError:  # It may have had its rest here, and be at work there.
-            answer_elsewhere(self.store, self._workflow_of(row.run_id), row, response)
+            answer_elsewhere(self.store, self._workflows[row.workflow], row, response)
             return True
         return handler is not None
 
