@@ -398,7 +398,7 @@ class Handler(concurrent.futures.Future[Any]):
     def on_question(self, question: OpenInput) -> None:
         """Tell the runtime of a question. Called by the supervisor, in its turn."""
         runtime = self._link.runtime
-        runtime.tell_question(pending_input(question, self.run_id, runtime.now(), runtime.dispatcher.wall_time()))
+        runtime.tell_question(pending_input(question, self.run_id, runtime.run_time(), runtime.dispatcher.wall_time()))
 
     def end(self, error: BaseException) -> None:
         """End the run as cancelled, with this error as its result. Called at the runtime's shutdown."""

@@ -89,7 +89,7 @@ class RunLink:
 
     def now(self) -> float:
         """Return the time of the run's clock, in seconds."""
-        return self.runtime.now()
+        return self.runtime.run_time()
 
     @property
     def is_running(self) -> bool:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Runtime",
     "add_observer",
+    "check_durability",
     "current_runtime",
     "default_runtime",
     "living_runtimes",
@@ -147,7 +148,7 @@ class Runtime:
                 f"Runtime(store=...) takes a store, such as SQLiteStore('runs.db') of greenroom.stores, not {store!r}"
             )
         kept = Durability(durability == "sync", flush_interval, idle_timeout, lease, retention)
-        _check_durability(durability, kept)
+        check_durability(durability, kept)
         self._begin(PoolDispatcher(max_threads, loop), max_parked, observers)
         self.keeper = None if store is None else RunKeeper(self, store, kept)  # pyright: ignore[reportArgumentType]
 
@@ -281,8 +282,8 @@ class Runtime:
         self.check_process()
         return self.runs.get(run_id) if self.keeper is None else self.keeper.get(run_id)
 
-    def now(self) -> float:
-        """Return the time of the runs' clock, in seconds."""
+    def run_time(self) -> float:
+        """Return the time of the clock that the runs go by, in seconds."""
         return self.dispatcher.now() if self.keeper is None else self.keeper.now()
 
     def _keeper(self) -> RunKeeper:
@@ -480,7 +481,8 @@ class Runtime:
                     self.dispatcher.shutdown(max(0.5, deadline - now()))
 
 
-def _check_durability(durability: Any, kept: Durability) -> None:
+def check_durability(durability: Any, kept: Durability) -> None:
+    """Raise WorkflowRuntimeError if an option for a store is wrong."""
     if durability not in ("sync", "async"):
         raise WorkflowRuntimeError(f"Runtime(durability=...) is 'sync' or 'async', not {durability!r}")
     for name, least in (("flush_interval", 0.0), ("idle_timeout", 0.0), ("lease", 0.1), ("retention", 0.0)):

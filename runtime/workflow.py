@@ -323,7 +323,7 @@ class Workflow(GraphOwner):
             return RunState(self._graph, run_id, timeout=timeout, on_stuck=on_stuck, store=store)
         state: RunState = port.ask(Inspect(lambda state: state.reopen(run_id, timeout, on_stuck)))
         if not (isinstance(port, RunLink) and port.runtime is runtime):
-            state.shift_clock(runtime.now() - port.now())
+            state.shift_clock(runtime.run_time() - port.now())
         return state
 
     def make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:

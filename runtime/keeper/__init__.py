@@ -19,6 +19,7 @@ one of the dispatcher's.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ class Durability:
         idle_timeout: Seconds after which a run that does nothing leaves memory, or None for never.
         lease: Seconds for which the runs of a process that has died stay its own.
         retention: Seconds for which the results of runs that have ended are kept, or None for ever.
+        poll: Seconds between two looks around; infinite for looks only when there is something. None as it is usual.
     """
 
     is_sync: bool
@@ -86,6 +88,7 @@ class Durability:
     idle_timeout: float | None
     lease: float
     retention: float | None
+    poll: float | None = None
 
 
 class RunKeeper:
@@ -117,6 +120,7 @@ class RunKeeper:
         self._workflows: dict[str, Workflow] = {}
         self._at_rest = AtRest(runtime, store)
         self.lease = Lease(store, durability.lease, dispatcher.now, runtime.runs)
+        poll = POLL_SECONDS if durability.poll is None else durability.poll
         posted = Posted()
         self.takeover = Takeover(runtime, store, self.lease.owner, self._workflows, self._at_rest, posted)
         self.lookout = Lookout(
@@ -129,9 +133,11 @@ class RunKeeper:
             posted,
             self.now,
             durability.retention,
+            poll,
         )
         self._heartbeat: Ref = Ticker.start(dispatcher, durability.lease / 3, self.lease.renew)
-        self._clock: Ref = Ticker.start(dispatcher, POLL_SECONDS, self.lookout.look)
+        self._clock: Ref = Ticker.start(dispatcher, poll, self.lookout.look)
+        self._is_told = math.isinf(poll)  # whether the clock does not tick by itself
         self._unwatch = store.watch(lambda: self._clock.tell(TickNow()))
 
     def now(self) -> float:
@@ -142,7 +148,8 @@ class RunKeeper:
 
     def know(self, workflow: Workflow) -> None:
         """Note a workflow, so that its runs can be found by name."""
-        self._workflows.setdefault(workflow.workflow_name, workflow)
+        if self._workflows.setdefault(workflow.workflow_name, workflow) is workflow and self._is_told:
+            self._clock.tell(TickNow())
 
     def make(
         self,
@@ -212,7 +219,10 @@ class RunKeeper:
         """Go on with all runs of these workflows whose process has died, now and from now on."""
         known = {workflow.workflow_name: workflow for workflow in workflows}
         self._workflows.update(known)
-        return self.lookout.recover(known)
+        handlers = self.lookout.recover(known)
+        if self._is_told:
+            self._clock.tell(TickNow())
+        return handlers
 
     def take_over(self, workflow: Workflow, run_id: str) -> Handler:
         """Go on with one run of the store, or return the handler of one that has ended.
@@ -304,6 +314,8 @@ class RunKeeper:
         self._at_rest.enter(run_id, published)
         if late:
             self.redeliver(run_id, late)
+        if self._is_told:
+            self._clock.tell(TickNow())
 
     def redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
         """Have what came for a run that rests handed to the supervisor that it is woken with."""

@@ -166,9 +166,10 @@ def test_a_command_that_works_on_one_run_leaves_all_others_alone(
     looks = threading.Semaphore(0)
     look, drive = Lookout._look_around, Session.drive
 
-    def count(lookout: Lookout) -> None:
-        look(lookout)
+    def count(lookout: Lookout) -> float | None:
+        soon = look(lookout)
         looks.release()
+        return soon
 
     def drive_later(session: Session) -> ExitCode:
         for _ in range(3):
