@@ -75,7 +75,7 @@ class RestingSupervisor(RunSupervisor):
 
     @property
     def _written(self) -> int:
-        """How many records of the run the journal has, or is to have: whether something has happened to it shows here."""
+        """How many records the journal has of the run, or is to have: it shows whether something has happened."""
         raise NotImplementedError
 
     @property

@@ -131,8 +131,7 @@ def test_open_questions_go_with_the_run(how: str, has_child: bool, make_store: C
     ctx, asked = cut_off(how, make_store, has_child)
     with Runtime(store=make_store(), idle_timeout=0.0) as runtime:
         handler = Asks(runtime=runtime).run(run_id="second", ctx=ctx)
-        question(handler)
-        assert has_child or wait_until(lambda: handler.supervisor is None, DEADLINE)
+        assert wait_until(lambda: handler.supervisor is None, DEADLINE)
         assert [(each.input_id, each.run_id) for each in runtime.pending_inputs()] == [(asked, "second")]
     with Runtime(store=make_store()) as runtime:
         runtime.recover([Asks])
