@@ -242,7 +242,8 @@ class Runtime:
         """Go on with the runs in the store whose process has died, and from now on with those whose process dies.
 
         A run that cannot go on, since its code has changed or its bytes are damaged, is set aside with the reason, and
-        keeps no other from going on: `greenroom runs --status set_aside` lists them.
+        keeps no other from going on: `greenroom runs --status set_aside` lists them. A run at rest is read when
+        something wakes it; `greenroom.deploy.check` reads all that rest and tells which could not go on, without that.
 
         Args:
             workflows: The workflows whose runs to take: objects, or classes that are made without arguments.

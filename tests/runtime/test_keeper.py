@@ -22,8 +22,10 @@ from greenroom import (
     StartEvent,
     StopEvent,
     Workflow,
+    WorkflowRuntimeError,
     step,
 )
+from greenroom.deploy import check
 from greenroom.stores import Loaded, MemoryStore, RunStore, SQLiteStore
 from tests.support.flavours import DEADLINE
 from tests.support.waiting import wait_until
@@ -64,6 +66,39 @@ def until(condition: Callable[[], object]) -> None:
 def answer(handler: Any, n: int) -> None:
     until(handler.pending_inputs)
     handler.respond(handler.pending_inputs()[0].input_id, {"n": n})
+
+
+# -- runs at rest that cannot go on ------------------------------------------------------------------------------------
+
+
+def test_runs_at_rest_that_cannot_go_on_are_listed_by_check_and_set_aside_when_they_are_woken(
+    make_store: Callable[[], RunStore],
+) -> None:
+    """To recover wakes none of them, and to check beside it changes nothing: all are told, with their reasons."""
+
+    class Renamed(Workflow):
+        @step
+        def ask_other(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=ctx.ask(Ask(n=ev.n), Answer).n)
+
+    with Runtime(store=make_store(), idle_timeout=0.0) as runtime:
+        for n in range(3):
+            Asks(workflow_name="flow").run(run_id=f"run-{n}", n=n)
+        until(lambda: not runtime.runs)
+    changed, store = Renamed(workflow_name="flow"), make_store()
+    with Runtime(store=store) as runtime:
+        assert runtime.recover([changed]) == []
+        before = store.runs()
+        report = check(store, [changed])
+        assert store.runs() == before
+        assert {row.status for row in before} == {"running"}
+        assert sorted(run.run_id for run in report.broken) == ["run-0", "run-1", "run-2"]
+        problem = "step 'ask' is gone, and has StartEvent in hand"
+        assert all(problem in [fault.problem for fault in run.faults] for run in report.broken)
+        with pytest.raises(WorkflowRuntimeError, match="set_aside"):
+            runtime.get("run-1")
+        (row,) = store.runs(status="set_aside")
+        assert (row.run_id, problem in str(row.reason)) == ("run-1", True)
 
 
 # -- retention ---------------------------------------------------------------------------------------------------------
