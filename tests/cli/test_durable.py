@@ -262,7 +262,7 @@ def test_an_answer_is_taken_by_the_process_that_has_the_run(reference: list[str]
         assert documents(call("runs", "--json"))[0]["holder"] == "alive"
         refused = call("resume", "one", FLOW)
         assert refused.exit_code == 2
-        assert "cannot go on here: it is held by" in told(refused)
+        assert "run 'one' is held by process" in told(refused)
         done = call("answer", "one:1", *reference, *GOOD, "stars=5")
         assert (done.exit_code, told(done)) == (0, "Answered: run 'one' has taken it.")
         again = call("answer", "one:1", *reference, *GOOD)
