@@ -25,7 +25,14 @@ from greenroom.actors.supervisor import TimerDue
 from greenroom.checkpoint import dump_checkpoint
 from greenroom.codec import TypeRegistry, encode
 from greenroom.effects import Answer, AskPerson, Effect, Finish, Publish
-from greenroom.errors import ContextSerdeError, LeaseLostError, RuntimeShutdownError
+from greenroom.errors import (
+    ContextSerdeError,
+    GreenroomError,
+    LeaseLostError,
+    RuntimeShutdownError,
+    StaleOwnerError,
+    StoreError,
+)
 from greenroom.facts import (
     BecameQuiet,
     CancelAsked,
@@ -43,11 +50,12 @@ from greenroom.facts import (
     TimerFired,
 )
 from greenroom.journal import encode_fact, is_recorded, pack_record
-from greenroom.run_state import RunState
+from greenroom.run_state import RunState, as_taken
 from greenroom.state import StoreCall
 from greenroom.stores import Commit, InputRow
+from greenroom.waits import OpenInput
 
-__all__ = ["Begin", "DurableSupervisor", "FromInbox", "Kept", "LeaseDoubted", "Recorded"]
+__all__ = ["Begin", "DurableSupervisor", "FromInbox", "Kept", "LeaseDoubted", "Recorded", "question_row"]
 
 logger = logging.getLogger("greenroom.journal")
 
@@ -215,8 +223,7 @@ class DurableSupervisor(RestingSupervisor):
                 self._asks_store = self._is_doubted = True
             return
         elif kind is Refused:
-            lost = LeaseLostError(f"run '{self._state.run_id}' goes on in another process: {message.error}")
-            self._lose(lost)
+            self._lose(_why_lost(self._state.run_id, message.error))
             self._held.popleft()
             return
         if kind is DrainAsked or (kind is CancelAsked and isinstance(message.error, RuntimeShutdownError)):
@@ -238,13 +245,15 @@ class DurableSupervisor(RestingSupervisor):
             if self._state.outcome is None:  # else it stays in the inbox, where it is accounted for
                 self._taken.append(message.entry)
                 self._urgent = True
-                super().on_receive(message.fact)
+                super().on_receive(as_taken(self._state, message.fact))
         else:
             super().on_receive(message)
 
     def on_ask(self, message: Any, reply: Reply) -> None:
         """Take in a fact whose answer somebody waits for."""
-        if self._resting:
+        if self._resting and type(message) is Inspect:
+            reply.set(message.read(self._state))  # It stays as it is, and is not woken to be looked at.
+        elif self._resting:
             self._defer(message.fact if type(message) is Recorded else message, reply)
         elif type(message) is Inspect and message.is_told and self._ledger.is_sync and not self._detached:
             self._turn_effects.append(Answer(reply, message.read(self._state)))
@@ -332,19 +341,7 @@ class DurableSupervisor(RestingSupervisor):
             if type(effect) is Publish:
                 self._events.append((effect.offset, encode(effect.event, self._registry)))
             elif type(effect) is AskPerson:
-                question = effect.question
-                self._opened.append(
-                    InputRow(
-                        question.input_id,
-                        self._state.run_id,
-                        question.step,
-                        encode(question.request, self._registry),
-                        f"{question.response.__module__}:{question.response.__qualname__}",
-                        json.dumps(question.response.model_json_schema()),
-                        question.asked_at,
-                        question.expires_at,
-                    )
-                )
+                self._opened.append(question_row(effect.question, self._state.run_id, self._registry))
             elif type(effect) is Finish:
                 self._finish_effect = effect
                 self._urgent = True
@@ -401,6 +398,10 @@ class DurableSupervisor(RestingSupervisor):
     # -- what leaving needs to know of the store -----------------------------------------------------------------------
 
     @property
+    def _written(self) -> int:
+        return self._next_seq + len(self._records)
+
+    @property
     def _is_committing(self) -> bool:
         return bool(self._held or self._records)
 
@@ -417,6 +418,31 @@ class DurableSupervisor(RestingSupervisor):
         self._held = deque([] for _ in self._held)
         self._turn_effects, self._records, self._events = [], [], []
         return waiting
+
+
+def question_row(question: OpenInput, run_id: str, registry: TypeRegistry) -> InputRow:
+    """Return a question as the store keeps it."""
+    return InputRow(
+        question.input_id,
+        run_id,
+        question.step,
+        encode(question.request, registry),
+        f"{question.response.__module__}:{question.response.__qualname__}",
+        json.dumps(question.response.model_json_schema()),
+        question.asked_at,
+        question.expires_at,
+    )
+
+
+def _why_lost(run_id: str, refused: Exception) -> GreenroomError:
+    if isinstance(refused, StaleOwnerError):
+        return LeaseLostError(f"run '{run_id}' goes on in another process: {refused}")
+    error = StoreError(
+        f"run '{run_id}' is given up in this process, since the store cannot commit for it: {refused!r}. The store has"
+        f" the run as of its last commit; once this is mended, runtime.get('{run_id}') goes on from there"
+    )
+    error.__cause__ = refused
+    return error
 
 
 def _fact_in(message: Any) -> Any:

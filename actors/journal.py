@@ -8,12 +8,13 @@ is under way the next is gathered, and so the busier the runs are the more of th
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from greenroom.actors.base import PooledActor, Reply
 from greenroom.actors.dispatcher import Dispatcher, Timer, Unlimited
 from greenroom.actors.mailbox import Mailbox
-from greenroom.errors import StoreError
+from greenroom.errors import StoreBusyError, StoreFullError, StoreReadOnlyError, StoreUnavailableError
 from greenroom.stores import Commit, RunStore
 
 __all__ = ["CommitAsked", "Committed", "Flush", "JournalActor", "Refused"]
@@ -22,6 +23,8 @@ logger = logging.getLogger("greenroom.journal")
 
 RETRY_SECONDS = 0.05
 MAX_RETRY_SECONDS = 5.0
+# What may pass by itself, or by what an operator does. Anything else would fail again.
+_MAY_PASS = (StoreUnavailableError, StoreBusyError, StoreFullError, StoreReadOnlyError)
 
 
 class CommitAsked(NamedTuple):
@@ -46,9 +49,9 @@ _COMMITTED = Committed()
 
 
 class Refused(NamedTuple):
-    """The store has refused a commit of a supervisor: the run is not its own any more, or its journal is not whole."""
+    """A commit of a supervisor will not be done: the run is not its own any more, or the store has a fault."""
 
-    error: StoreError
+    error: Exception
 
 
 class Flush(NamedTuple):
@@ -66,8 +69,8 @@ class _Transaction(Unlimited):
 
     Attributes:
         batch: What to commit.
-        results: Why each was refused, or None; itself None if the store has failed.
-        error: How the store has failed.
+        results: Why each was refused, or None; itself None if the journal is to try again.
+        error: Why it is.
     """
 
     label = "greenroom-journal"
@@ -76,22 +79,54 @@ class _Transaction(Unlimited):
         self._journal = journal
         self._store = store
         self.batch = batch
-        self.results: list[StoreError | None] | None = None
+        self.results: Sequence[Exception | None] | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self.results = self._store.commit([asked.commit for asked in self.batch])
+            try:
+                results = self._store.commit([asked.commit for asked in self.batch])
+                if len(results) != len(self.batch):
+                    raise ValueError(f"the store has answered {len(results)} of {len(self.batch)} commits")
+                self.results = results
+            except Exception as error:
+                if isinstance(error, _MAY_PASS):
+                    raise
+                self.results = self._commit_one_by_one()
         except BaseException as error:
             # The journal tries again.
             self.error = error
+
+    def _commit_one_by_one(self) -> list[Exception | None]:
+        """Find out which runs it is that the store has failed for: the others share nothing but the transaction.
+
+        A commit that is done already is not done twice.
+        """
+        failed: dict[str, Exception] = {}
+        results: list[Exception | None] = []
+        for _, commit, _ in self.batch:
+            result: Exception | None = failed.get(commit.run_id)
+            if result is None:
+                try:
+                    (result,) = self._store.commit([commit])
+                except Exception as error:
+                    if isinstance(error, _MAY_PASS):
+                        raise
+                    logger.exception("the store has failed for run '%s', which is given up here", commit.run_id)
+                    result = failed[commit.run_id] = error
+            results.append(result)
+        return results
 
     def report(self) -> None:
         self._journal.put(self)
 
 
 class JournalActor(PooledActor):
-    """Commits for the supervisors of a runtime. What the store fails to do is tried again until it is done."""
+    """Commits for the supervisors of a runtime.
+
+    While the store is locked, full or out of reach the runs wait, and it is tried again. Any other failure is a fault
+    that does not pass: the runs that it strikes are refused.
+    """
 
     def __init__(self, dispatcher: Dispatcher, store: RunStore, flush_interval: float) -> None:
         """Make the actor.

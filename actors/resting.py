@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from greenroom.actors.base import Ref, Reply
 from greenroom.actors.supervisor import RunSupervisor
 from greenroom.effects import Answer, Effect, Finish, SetTimer
-from greenroom.errors import LeaseLostError
+from greenroom.errors import GreenroomError
 from greenroom.facts import CancelAsked, ForChild, PassivateAsked
 from greenroom.run_state import casts_within, failed_outcome, live_bodies
 from greenroom.stores import Commit
@@ -64,6 +64,7 @@ class RestingSupervisor(RunSupervisor):
             *parts: As for `RunSupervisor`.
         """
         super().__init__(*parts)
+        self._idle_since = 0  # how much was written when the time began to run after which it rests
         self._resting = False  # from the checkpoint that it rests with, until that is committed
         self._detached = False  # it goes on elsewhere: nothing more is written here
         self._late: list[tuple[Any, Reply | None]] = []
@@ -71,6 +72,11 @@ class RestingSupervisor(RunSupervisor):
         self._leaves_with: BaseException | None = None  # given back with this error as soon as all is committed
 
     # -- what is said of the store -------------------------------------------------------------------------------------
+
+    @property
+    def _written(self) -> int:
+        """How many records the journal has of the run, or is to have: it shows whether something has happened."""
+        raise NotImplementedError
 
     @property
     def _is_committing(self) -> bool:
@@ -104,6 +110,9 @@ class RestingSupervisor(RunSupervisor):
         if self._shutdown is not None:
             self._end_here(self._shutdown, at_once=False)
         elif self._ledger.idle_timeout is not None and not self._spends_time:
+            if IDLE in self._timers and self._written == self._idle_since:
+                return  # Somebody has only looked at it.
+            self._idle_since = self._written
             self._set_timer(SetTimer(IDLE, self._now() + self._ledger.idle_timeout))
 
     @property
@@ -196,8 +205,8 @@ class RestingSupervisor(RunSupervisor):
             if reply is not None:
                 reply.set_exception((type(error), error, None))
 
-    def _lose(self, error: LeaseLostError) -> None:
-        """Another process has the run."""
+    def _lose(self, error: GreenroomError) -> None:
+        """The run cannot go on here: another process has it, or the store has a fault."""
         if not self._run_ended and not self._detached:
             logger.error("%s", error, extra=self.log_fields())
             self._let_go(error)

@@ -77,18 +77,19 @@ class SeededDispatcher:
 
     batch = 1
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, begins: float = 0.0) -> None:
         """Make a dispatcher.
 
         Args:
             seed: Decides the schedule.
+            begins: The virtual time at which it begins, in seconds.
         """
         self.closed = False
         self.trace: list[str] = []
         self.loop = SeededLoop(self)
         self._random = random.Random(seed).random
         self._redraws = self._random() < 0.5
-        self._now = 0.0
+        self._now = begins
         self._actors: dict[PooledActor, float] = {}  # With their ranks.
         self._loop_rank = 0.0
         self._strands: list[Strand] = []

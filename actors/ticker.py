@@ -27,18 +27,19 @@ class _Due(NamedTuple):
 
 class _Done(NamedTuple):
     error: Exception | None
+    soon: float | None
 
 
 class Ticker(PooledActor):
     """Calls a function at an interval, counted from the end of one call to the beginning of the next."""
 
-    def __init__(self, dispatcher: Dispatcher, interval: float, function: Callable[[], object]) -> None:
+    def __init__(self, dispatcher: Dispatcher, interval: float, function: Callable[[], float | None]) -> None:
         """Make the actor; the first call comes after one interval.
 
         Args:
             dispatcher: Gives threads and time.
-            interval: Seconds between two calls.
-            function: What is called.
+            interval: Seconds between two calls; infinite for calls that are asked for, and no others.
+            function: What is called. It may return in how many seconds it wants to be called again, if that is sooner.
         """
         super().__init__(dispatcher)
         self._interval = interval
@@ -58,7 +59,7 @@ class Ticker(PooledActor):
                 self._again = False
                 self._call()
             else:
-                self._set_timer()
+                self._set_timer(message.soon)
         elif self._calling:
             self._again = True
         else:
@@ -69,8 +70,9 @@ class Ticker(PooledActor):
         if self._timer is not None:
             self.dispatcher.drop_timer(self._timer)
 
-    def _set_timer(self) -> None:
-        self._timer = self.dispatcher.set_timer(self.dispatcher.now() + self._interval, self.actor_ref, _Due())
+    def _set_timer(self, soon: float | None = None) -> None:
+        seconds = self._interval if soon is None else min(soon, self._interval)
+        self._timer = self.dispatcher.set_timer(self.dispatcher.now() + seconds, self.actor_ref, _Due())
 
     def _call(self) -> None:
         self._calling = True
@@ -81,12 +83,13 @@ class Ticker(PooledActor):
 
         def call() -> None:
             error: Exception | None = None
+            soon: float | None = None
             try:
-                function()
+                soon = function()
             except Exception as failure:
                 error = failure
             finally:
-                ref.tell(_Done(error))
+                ref.tell(_Done(error, soon))
 
         self.dispatcher.execute(Unlimited(call))
 

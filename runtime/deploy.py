@@ -20,7 +20,7 @@ from pydantic import (
 from greenroom.codec import TypeRegistry, decode, from_jsonable, transcribe
 from greenroom.document import take_document
 from greenroom.errors import ContextSerdeError, StoreError, WorkflowRuntimeError
-from greenroom.facts import EventArrived
+from greenroom.facts import EventArrived, PostRefused
 from greenroom.inbox import read_entry, read_question
 from greenroom.journal import RecordError, decode_record
 from greenroom.named import graphs_named_by, registry_of
@@ -168,6 +168,8 @@ def _run_faults(store: RunStore, loaded: Loaded, workflow: Workflow, registry: T
         except ContextSerdeError as error:
             yield _fault(place, error)
             continue
+        if isinstance(fact, PostRefused):
+            yield Fault(place, fact.reason)
         if isinstance(fact, EventArrived) and fact.step is not None:
             problem = workflow._graph.check_target(fact.step, type(fact.event))
             if problem is not None:

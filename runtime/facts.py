@@ -311,16 +311,34 @@ def changes_nothing(fact: Fact) -> bool:
 class Responded:
     """A person has answered a question; the answer is valid.
 
-    If `is_posted`, it was put into the run's inbox: nobody waits to be told that it came too late.
+    Attributes:
+        token: Names the post that has brought it; None for an answer that was given in this process.
     """
 
-    __slots__ = ("asker", "event", "input_id", "is_posted")
+    __slots__ = ("asker", "event", "input_id", "token")
 
-    def __init__(self, input_id: str, event: Event, is_posted: bool = False) -> None:
+    def __init__(self, input_id: str, event: Event, token: str | None = None) -> None:
         self.input_id = input_id
         self.event = event
-        self.is_posted = is_posted
+        self.token = token
         self.asker: Any = None
+
+
+class PostRefused:
+    """What another process has posted has no place in the run. Nobody here waits to hear that.
+
+    Attributes:
+        event: The event.
+        reason: Why, in a sentence.
+        token: Names the post, for whoever posted it; None for none.
+    """
+
+    __slots__ = ("event", "reason", "token")
+
+    def __init__(self, event: Event, reason: str, token: str | None = None) -> None:
+        self.event = event
+        self.reason = reason
+        self.token = token
 
 
 class PassivateAsked:
@@ -459,6 +477,7 @@ Fact: TypeAlias = (
     | ChildCancelAsked
     | ForChild
     | Responded
+    | PostRefused
     | PassivateAsked
     | StoreCall
     | Finished

@@ -26,6 +26,7 @@ from greenroom.errors import (
     GreenroomError,
     LeaseLostError,
     RuntimeShutdownError,
+    StoreError,
     WorkflowRuntimeError,
 )
 from greenroom.event_stream import EventStream
@@ -306,13 +307,23 @@ class Handler(concurrent.futures.Future[Any]):
     # -- for the runtime that looks over all its runs, and for test tools ----------------------------------------------
 
     def open_questions(self) -> list[PendingInput]:
-        """Return the questions that are open."""
+        """Return the questions that are open. A run that rests in its store is not woken for that."""
+        questions = self.questions_in_memory()
+        if questions is not None:
+            return questions
+        keeper = self._link.runtime.keeper
+        return [] if keeper is None or self.has_ended() else list(keeper.questions(self.run_id))
+
+    def questions_in_memory(self) -> list[PendingInput] | None:
+        """Return the questions that are open, or None if the run rests in its store."""
         try:
-            questions = self._link.ask(Inspect(all_questions, is_told=True))
+            questions = self._link.ask_in_memory(Inspect(all_questions, is_told=True))
         except GreenroomError as error:
-            if self._outcome is None and not isinstance(error, LeaseLostError | RuntimeShutdownError):
+            if self._outcome is None and not isinstance(error, LeaseLostError | RuntimeShutdownError | StoreError):
                 raise
             return []  # It has ended, and nothing but its outcome was kept.
+        if questions is None:
+            return None
         now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()
         return [pending_input(question, self.run_id, now, wall_time) for question in questions]
 
@@ -387,7 +398,7 @@ class Handler(concurrent.futures.Future[Any]):
     def on_question(self, question: OpenInput) -> None:
         """Tell the runtime of a question. Called by the supervisor, in its turn."""
         runtime = self._link.runtime
-        runtime.tell_question(pending_input(question, self.run_id, runtime.now(), runtime.dispatcher.wall_time()))
+        runtime.tell_question(pending_input(question, self.run_id, runtime.run_time(), runtime.dispatcher.wall_time()))
 
     def end(self, error: BaseException) -> None:
         """End the run as cancelled, with this error as its result. Called at the runtime's shutdown."""

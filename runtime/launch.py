@@ -84,7 +84,7 @@ def begin(
                 raise
     except GreenroomError:
         # Another thread came first by a hair. What the context holds can still be resumed.
-        state.apply(CancelAsked(), runtime.now())
+        state.apply(CancelAsked(), runtime.run_time())
         raise
     finally:
         if ctx is not None:

@@ -43,6 +43,19 @@ class RunLink:
                     raise
                 # A durable run that went to rest just now: it is woken for this.
 
+    def ask_in_memory(self, question: Inspect) -> Any:
+        """Have something read off the state, or return None if the run rests in its store: it is not woken."""
+        self.runtime.check_process()
+        supervisor = self.supervisor
+        while supervisor is not None:
+            try:
+                return supervisor.ask(question)
+            except ActorDeadError:
+                if self.supervisor == supervisor:
+                    raise
+                supervisor = self.supervisor
+        return None
+
     async def ask_async(self, fact: Any) -> Any:
         """Hand over a fact and await its answer."""
         self.runtime.check_process()
@@ -76,7 +89,7 @@ class RunLink:
 
     def now(self) -> float:
         """Return the time of the run's clock, in seconds."""
-        return self.runtime.now()
+        return self.runtime.run_time()
 
     @property
     def is_running(self) -> bool:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Runtime",
     "add_observer",
+    "check_durability",
     "current_runtime",
     "default_runtime",
     "living_runtimes",
@@ -128,7 +129,8 @@ class Runtime:
             flush_interval: Seconds, 0 or more, for which "async" gathers what it commits.
             idle_timeout: Seconds after which a run that only waits leaves memory, until something wants it; None never.
             lease: Seconds after which another process may take over the runs of one that shows no sign of life.
-            retention: Seconds for which runs that have ended are kept with their results; None keeps them for ever.
+            retention: Seconds for which runs that have ended are kept with their results and streams; None keeps them
+                for ever. Their journals are dropped soon, whatever it is.
 
         Raises:
             WorkflowRuntimeError: If `max_threads` is no integer above 0, `max_parked` none of 0 or more, `loop` no
@@ -146,7 +148,7 @@ class Runtime:
                 f"Runtime(store=...) takes a store, such as SQLiteStore('runs.db') of greenroom.stores, not {store!r}"
             )
         kept = Durability(durability == "sync", flush_interval, idle_timeout, lease, retention)
-        _check_durability(durability, kept)
+        check_durability(durability, kept)
         self._begin(PoolDispatcher(max_threads, loop), max_parked, observers)
         self.keeper = None if store is None else RunKeeper(self, store, kept)  # pyright: ignore[reportArgumentType]
 
@@ -240,7 +242,8 @@ class Runtime:
         """Go on with the runs in the store whose process has died, and from now on with those whose process dies.
 
         A run that cannot go on, since its code has changed or its bytes are damaged, is set aside with the reason, and
-        keeps no other from going on: `greenroom runs --status set_aside` lists them.
+        keeps no other from going on: `greenroom runs --status set_aside` lists them. A run at rest is read when
+        something wakes it; `greenroom.deploy.check` reads all that rest and tells which could not go on, without that.
 
         Args:
             workflows: The workflows whose runs to take: objects, or classes that are made without arguments.
@@ -280,8 +283,8 @@ class Runtime:
         self.check_process()
         return self.runs.get(run_id) if self.keeper is None else self.keeper.get(run_id)
 
-    def now(self) -> float:
-        """Return the time of the runs' clock, in seconds."""
+    def run_time(self) -> float:
+        """Return the time of the clock that the runs go by, in seconds."""
         return self.dispatcher.now() if self.keeper is None else self.keeper.now()
 
     def _keeper(self) -> RunKeeper:
@@ -290,11 +293,23 @@ class Runtime:
         return self.keeper
 
     def pending_inputs(self) -> list[PendingInput]:
-        """Return the open questions of all runs, the oldest first; with a store also of those that rest in it."""
-        runs = self.runs.copy()
-        questions = [question for handler in runs.values() for question in handler.open_questions()]
+        """Return the open questions of all runs, the oldest first.
+
+        With a store those of all its runs whose workflows are known here are among them, whoever has the runs. No run
+        is woken for that, nor kept from going to rest. One question can be looked up by its id in `RunStore.input`.
+
+        Raises:
+            StoreError: If the store failed.
+        """
+        questions: list[PendingInput] = []
+        looked_at: set[str] = set()
+        for run_id, handler in self.runs.copy().items():
+            found = handler.questions_in_memory()
+            if found is not None:
+                looked_at.add(run_id)
+                questions += found
         if self.keeper is not None:
-            questions += self.keeper.questions_at_rest(runs)
+            questions += (question for question in self.keeper.questions() if question.run_id not in looked_at)
         return sorted(questions, key=lambda question: question.asked_at)
 
     def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:
@@ -467,7 +482,8 @@ class Runtime:
                     self.dispatcher.shutdown(max(0.5, deadline - now()))
 
 
-def _check_durability(durability: Any, kept: Durability) -> None:
+def check_durability(durability: Any, kept: Durability) -> None:
+    """Raise WorkflowRuntimeError if an option for a store is wrong."""
     if durability not in ("sync", "async"):
         raise WorkflowRuntimeError(f"Runtime(durability=...) is 'sync' or 'async', not {durability!r}")
     for name, least in (("flush_interval", 0.0), ("idle_timeout", 0.0), ("lease", 0.1), ("retention", 0.0)):

@@ -23,6 +23,7 @@ from greenroom.keeper import RunKeeper
 from greenroom.launch import begin, id_taken, resources_in
 from greenroom.ports import RestingPort
 from greenroom.resources import ResourceManager
+from greenroom.run_link import RunLink
 from greenroom.run_state import OnStuck, RunState
 from greenroom.runtime import Runtime, _current, current_runtime
 from greenroom.steps import describe
@@ -278,7 +279,7 @@ class Workflow(GraphOwner):
         # The state is taken last: whatever is refused leaves the context as it was.
         if run_id in runtime.runs and (runtime.keeper is None or ctx is not None):
             raise id_taken(run_id)
-        state = self._take_state(ctx, run_id, runtime.now())
+        state = self._take_state(ctx, run_id, runtime)
         try:
             return begin(self, runtime, state, beginning, ctx)  # pyright: ignore[reportArgumentType]
         except RunExistsError:
@@ -313,7 +314,7 @@ class Workflow(GraphOwner):
             return False
         return bool(port.ask(Inspect(RunState.check_reopen)))
 
-    def _take_state(self, ctx: Any, run_id: str, now: float) -> RunState:
+    def _take_state(self, ctx: Any, run_id: str, runtime: Runtime) -> RunState:
         """Return the state for a new run; a context gives its own away, to one run at a time."""
         timeout, on_stuck = self.timeout, self.on_stuck
         port = None if ctx is None else ctx._port
@@ -321,8 +322,8 @@ class Workflow(GraphOwner):
         if port is None or (isinstance(port, RestingPort) and port.state is None):
             return RunState(self._graph, run_id, timeout=timeout, on_stuck=on_stuck, store=store)
         state: RunState = port.ask(Inspect(lambda state: state.reopen(run_id, timeout, on_stuck)))
-        if isinstance(port, RestingPort):
-            state.shift_clock(now)
+        if not (isinstance(port, RunLink) and port.runtime is runtime):
+            state.shift_clock(runtime.run_time() - port.now())
         return state
 
     def make_start_event(self, start_event: Any, kwargs: dict[str, Any]) -> StartEvent:

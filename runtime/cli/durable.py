@@ -176,9 +176,9 @@ def answer(
             raise CommandError(f"--run needs the workflow, as `greenroom answer {input_id} module:Workflow --run`")
         made = None if reference is None else load_workflow(reference)
         with opened(store) as there:
-            row = answer_question(there, input_id, made, pairs, screen)
+            row, token = answer_question(there, input_id, made, pairs, screen)
             if not works:
-                tell_taken(there, row, input_id, screen)
+                tell_taken(there, row, input_id, token, screen)
         if not works or made is None or reference is None:
             return None
         with ExitStack() as held:

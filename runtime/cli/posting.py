@@ -22,7 +22,7 @@ from greenroom.codec import transcribe
 from greenroom.deploy import check
 from greenroom.document import take_document
 from greenroom.errors import ContextSerdeError, StoreError
-from greenroom.inbox import ANSWER, FIELDS, post_answer, post_cancel, post_fields, read_question
+from greenroom.inbox import ANSWER, FIELDS, fate_of, post_answer, post_cancel, post_fields, read_question
 from greenroom.journal import describe_record
 from greenroom.named import graphs_named_by, registry_of
 from greenroom.recovery import read_run
@@ -39,8 +39,11 @@ _LOOK_EVERY = 0.05
 
 def answer_question(
     store: RunStore, input_id: str, workflow: Workflow | None, pairs: Sequence[str], screen: Screen
-) -> RunRow:
-    """Ask a person for the answer to a question, unless it is given, and post it; return the run that asks.
+) -> tuple[RunRow, str]:
+    """Ask a person for the answer to a question, unless it is given, and post it.
+
+    Returns:
+        The run that asks, and the token of the post.
 
     Raises:
         CommandError: If the question is not open, or the answer does not fit.
@@ -59,24 +62,31 @@ def answer_question(
         screen.note("An answer to it is in the inbox already, and not taken yet. The first one that fits is taken.")
     if workflow is None:
         schema = SchemaForm(question.response.rpartition(":")[2], _read_schema(question))
-        post_fields(store, question, _ask(store, question, schema, pairs, screen))
+        token = post_fields(store, question, _ask(store, question, schema, pairs, screen))
     else:
         registry = registry_of(workflow)
         form = ClassForm(read_question(question, registry).response)
         event = form.make(_ask(store, question, form, pairs, screen))
-        if not post_answer(store, row.run_id, input_id, event, registry):
+        posted = post_answer(store, row.run_id, input_id, event, registry)
+        if posted is None:
             raise CommandError(f"question '{input_id}' has been answered: the answer is in the inbox of its run")
-    return row
+        token = posted
+    return row, token
 
 
-def tell_taken(store: RunStore, row: RunRow, input_id: str, screen: Screen) -> None:
-    """Wait a moment for the answer to be taken, and tell what has become of it."""
+def tell_taken(store: RunStore, row: RunRow, input_id: str, token: str, screen: Screen) -> None:
+    """Wait a moment for the answer to be taken, and tell what has become of it.
 
-    def is_taken() -> bool:
-        question = store.input(input_id)
-        return question is None or question.closed is not None
-
-    taken = row.status == "running" and _wait(is_taken)
+    Raises:
+        CommandError: If the run has refused it.
+    """
+    taken = row.status == "running" and _wait(lambda: fate_of(store, row.run_id, token)[0])
+    _, refused = fate_of(store, row.run_id, token)
+    if refused is not None:
+        raise CommandError(
+            f"run '{row.run_id}' has refused the answer: {refused}. It is kept among the run's dead letters, which"
+            f" `greenroom show {row.run_id} module:Workflow` lists"
+        )
     if screen.as_json:
         screen.document({"answered": input_id, "run_id": row.run_id, "taken": taken})
     elif taken:
@@ -226,6 +236,8 @@ def _wait(condition: Any) -> bool:
 
 def _when(store: RunStore, run_id: str) -> str:
     row = store.row(run_id)
+    if row is not None and row.status in ENDED:
+        return f"The run is {row.status}, and will not take it: it stays there until the run is deleted."
     if row is None or row.status == "set_aside":
         return "The run is set aside; it is taken when the run has been put back: greenroom put-back RUN."
     if is_held(store, row):

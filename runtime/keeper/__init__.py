@@ -9,7 +9,7 @@ matter; and none but the lease's is held while the store is called, which may ta
 - `at_rest`: the handlers of runs that rest. No lock: single operations on dicts.
 - `posted`: what other processes have posted is handed on. `Posted._handing` protects what each supervisor was handed.
 - `lookout`: the look around, again and again. No lock: the ticker takes one look at a time.
-- `questions`: the open questions of runs at rest. No state.
+- `questions`: the open questions, as the store has them. No state.
 - `elsewhere`: answers and events for runs that another runtime has. No state.
 
 Every method but those that supervisors call may block in the store, and is called on a thread that may: the user's, or
@@ -19,13 +19,15 @@ one of the dispatcher's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from greenroom.actors.base import Ref, Reply
 from greenroom.actors.dispatcher import Unlimited
+from greenroom.actors.durable import question_row
 from greenroom.actors.journal import Flush, JournalActor
 from greenroom.actors.ticker import Ticker, TickNow
 from greenroom.checkpoint import dump_checkpoint
@@ -48,11 +50,11 @@ from greenroom.keeper.elsewhere import answer_elsewhere, send_elsewhere
 from greenroom.keeper.lease import Lease
 from greenroom.keeper.lookout import Lookout
 from greenroom.keeper.posted import Posted
-from greenroom.keeper.questions import questions_at_rest
+from greenroom.keeper.questions import stored_questions
 from greenroom.keeper.takeover import Takeover, Waitable
 from greenroom.log_fields import log_fields
 from greenroom.ports import HasGraph
-from greenroom.run_state import RunState
+from greenroom.run_state import RunState, all_questions
 from greenroom.stores import ENDED, FIRST_FENCE, Commit, NewRun, RunStore
 from greenroom.stores.sharing import close_shared, open_shared
 
@@ -77,7 +79,8 @@ class Durability:
         flush_interval: Seconds for which commits that nobody waits for are gathered.
         idle_timeout: Seconds after which a run that does nothing leaves memory, or None for never.
         lease: Seconds for which the runs of a process that has died stay its own.
-        retention: Seconds for which runs that have ended are kept, or None for ever.
+        retention: Seconds for which the results of runs that have ended are kept, or None for ever.
+        poll: Seconds between two looks around; infinite for looks only when there is something. None as it is usual.
     """
 
     is_sync: bool
@@ -85,6 +88,7 @@ class Durability:
     idle_timeout: float | None
     lease: float
     retention: float | None
+    poll: float | None = None
 
 
 class RunKeeper:
@@ -116,6 +120,7 @@ class RunKeeper:
         self._workflows: dict[str, Workflow] = {}
         self._at_rest = AtRest(runtime, store)
         self.lease = Lease(store, durability.lease, dispatcher.now, runtime.runs)
+        poll = POLL_SECONDS if durability.poll is None else durability.poll
         posted = Posted()
         self.takeover = Takeover(runtime, store, self.lease.owner, self._workflows, self._at_rest, posted)
         self.lookout = Lookout(
@@ -128,9 +133,11 @@ class RunKeeper:
             posted,
             self.now,
             durability.retention,
+            poll,
         )
         self._heartbeat: Ref = Ticker.start(dispatcher, durability.lease / 3, self.lease.renew)
-        self._clock: Ref = Ticker.start(dispatcher, POLL_SECONDS, self.lookout.look)
+        self._clock: Ref = Ticker.start(dispatcher, poll, self.lookout.look)
+        self._is_told = math.isinf(poll)  # whether the clock does not tick by itself
         self._unwatch = store.watch(lambda: self._clock.tell(TickNow()))
 
     def now(self) -> float:
@@ -141,7 +148,8 @@ class RunKeeper:
 
     def know(self, workflow: Workflow) -> None:
         """Note a workflow, so that its runs can be found by name."""
-        self._workflows.setdefault(workflow.workflow_name, workflow)
+        if self._workflows.setdefault(workflow.workflow_name, workflow) is workflow and self._is_told:
+            self._clock.tell(TickNow())
 
     def make(
         self,
@@ -163,7 +171,9 @@ class RunKeeper:
         first = Commit(
             state.run_id,
             FIRST_FENCE,
-            new=NewRun(workflow.workflow_name, self.lease.owner),
+            # One that goes on from another run has its offsets and its questions.
+            new=NewRun(workflow.workflow_name, self.lease.owner, next_offset=state.published),
+            opened=[question_row(question, state.run_id, registry) for question in all_questions(state)],
             snapshot=(0, dump_checkpoint(state, now, registry)),
             records=[(0, pack_record(now, encode_fact(beginning, registry)))],
         )
@@ -209,7 +219,10 @@ class RunKeeper:
         """Go on with all runs of these workflows whose process has died, now and from now on."""
         known = {workflow.workflow_name: workflow for workflow in workflows}
         self._workflows.update(known)
-        return self.lookout.recover(known)
+        handlers = self.lookout.recover(known)
+        if self._is_told:
+            self._clock.tell(TickNow())
+        return handlers
 
     def take_over(self, workflow: Workflow, run_id: str) -> Handler:
         """Go on with one run of the store, or return the handler of one that has ended.
@@ -238,9 +251,13 @@ class RunKeeper:
         """Bring a run that rests, or whose process has died, to work; see `Takeover.wake`."""
         return self.takeover.wake(run_id)
 
-    def questions_at_rest(self, runs: Collection[str]) -> list[PendingInput]:
-        """Return the open questions in the store of the workflows that are known here, but for some runs."""
-        return questions_at_rest(self.store, self._workflows, runs)
+    def questions(self, run_id: str | None = None) -> Iterator[PendingInput]:
+        """Return the open questions in the store, of one run or of all whose workflows are known here.
+
+        Raises:
+            StoreError: If the store failed.
+        """
+        return stored_questions(self.store, self._workflows, run_id)
 
     def answer(self, input_id: str, response: Event | Mapping[str, Any]) -> bool:
         """Answer a question that is open in the store, wherever its run is; return False if there is no such question.
@@ -260,7 +277,7 @@ class RunKeeper:
             if handler is not None:
                 handler.answer_question(input_id, response)
         except RunHeldError:  # It may have had its rest here, and be at work there.
-            answer_elsewhere(self.store, self._workflow_of(row.run_id), row, response)
+            answer_elsewhere(self.store, self._workflows[row.workflow], row, response)
             return True
         return handler is not None
 
@@ -297,6 +314,8 @@ class RunKeeper:
         self._at_rest.enter(run_id, published)
         if late:
             self.redeliver(run_id, late)
+        if self._is_told:
+            self._clock.tell(TickNow())
 
     def redeliver(self, run_id: str, late: list[tuple[Any, Reply | None]]) -> None:
         """Have what came for a run that rests handed to the supervisor that it is woken with."""

@@ -105,10 +105,11 @@ class AtRest:
         registry = registry_of(workflow)
         events: list[Event] = []
         while after + 1 < before:
+            # One that went on from another run has none before its own first one.
             page = self._store.events(run_id, after, min(PAGE, before - after - 1))
             if not page:
                 break
-            events += [decode(data, registry) for _, data in page]
+            events += [decode(data, registry) for offset, data in page if offset < before]
             after = page[-1][0]
         return events
 

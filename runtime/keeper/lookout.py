@@ -46,6 +46,7 @@ class Lookout:
         posted: Posted,
         now: Callable[[], float],
         retention: float | None,
+        poll: float,
     ) -> None:
         """Make it.
 
@@ -58,7 +59,8 @@ class Lookout:
             at_rest: The handlers of runs that came to rest here.
             posted: Hands on what was posted.
             now: The clock of durable runs.
-            retention: Seconds for which runs that have ended are kept, or None for ever.
+            retention: Seconds for which the results of runs that have ended are kept, or None for ever.
+            poll: Seconds between two looks.
         """
         self.wakes_others = True
         self.is_ending = False
@@ -71,6 +73,7 @@ class Lookout:
         self._posted = posted
         self._now = now
         self._retention = retention
+        self._poll = poll
         self._recovering: set[str] = set()  # the workflows whose orphans are ours to take
         self._last_sweep = float("-inf")
 
@@ -87,31 +90,40 @@ class Lookout:
         self._recovering |= set(workflows)
         return handlers
 
-    def look(self) -> None:
+    def look(self) -> float | None:
         """Look around.
+
+        Returns:
+            In how many seconds the next run is due that rests, if that is before the next look.
 
         Raises:
             StoreError: If the store failed: what was not done is done by the next look.
         """
         try:
-            self._look_around()
+            return self._look_around()
         except StoreError:
             if not self.is_ending:  # The store may be closed under a look that began before.
                 raise
+            return None
 
-    def _look_around(self) -> None:
+    def _look_around(self) -> float | None:
         self._takeover.make_sure()
         for entry in self._store.inbox(owner=self._lease.owner):
             handler = self._runs.get(entry.run_id)
             if handler is not None:
                 self._posted.hand_on(entry, handler)
-        due = [row.run_id for row in self._store.due(list(self._workflows), self._now())]
+        now = self._now()
+        due = [row.run_id for row in self._store.due(list(self._workflows), now)]
         self._takeover.acquire(due if self.wakes_others else [run_id for run_id in due if run_id in self._at_rest])
         if self._recovering:
             self._lease.end_those_of_the_dead()
             self._take_orphans(self._recovering)
         self._at_rest.look_after(REST_ROUND, self._takeover.drop_at_rest)
         self._sweep()
+        for row in self._store.due(list(self._workflows), now + self._poll, len(due) + 1):
+            if row.wake_at is not None and row.run_id not in due:  # One that was due before is another's to wake.
+                return max(0.0, row.wake_at - self._now())
+        return None
 
     def _take_orphans(self, workflows: Collection[str]) -> list[Handler]:
         handlers: list[Handler] = []
@@ -124,7 +136,7 @@ class Lookout:
 
     def _sweep(self) -> None:
         now = self._now()
-        if self._retention is not None and now - self._last_sweep >= SWEEP_SECONDS:
+        if now - self._last_sweep >= SWEEP_SECONDS:
             self._last_sweep = now
-            # The journal of a run that has ended is of no more use; what it came to is kept.
-            self._store.sweep(now - self._retention, now)
+            # The journal of a run that has ended is of no more use; what it came to is kept, if need be for ever.
+            self._store.sweep(0.0 if self._retention is None else now - self._retention, now)

@@ -11,7 +11,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from greenroom.actors.durable import DurableSupervisor, FromInbox
-from greenroom.errors import ContextSerdeError
 from greenroom.inbox import read_entry
 from greenroom.log_fields import log_fields
 from greenroom.named import registry_of
@@ -42,7 +41,7 @@ class Posted:
         if entry.id not in actor.handed:  # looked at again below: to read it may call the user's code
             try:
                 fact = read_entry(entry, registry_of(handler._link.workflow))
-            except ContextSerdeError as error:
+            except Exception as error:  # of the store's bytes, or of the user's code
                 unread = error
         with self._handing:
             if entry.id in actor.handed:
@@ -51,5 +50,5 @@ class Posted:
             if fact is not None:
                 supervisor.tell(FromInbox(fact, entry.id))
         if unread is not None:
-            what = "what was posted for run '%s' cannot be read, and stays there: %s"
+            what = "what was posted for run '%s' cannot be read, and stays in its inbox: %s"
             logger.error(what, entry.run_id, unread, extra=log_fields(entry.run_id))

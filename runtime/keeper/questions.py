@@ -1,49 +1,53 @@
-"""The open questions of runs that rest: listed from the store, and no run is woken for that. No state, no lock."""
+"""The open questions in the store: listed as they stand there, and no run is woken for that. No state, no lock."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from greenroom.codec import TypeRegistry
+from greenroom.errors import ContextSerdeError
 from greenroom.inbox import read_question
 from greenroom.inputs import PendingInput
 from greenroom.named import registry_of
-from greenroom.stores import RunStore
+from greenroom.stores import InputRow, RunStore
 
 if TYPE_CHECKING:
     from greenroom.workflow import Workflow
 
-__all__ = ["questions_at_rest"]
+__all__ = ["stored_questions"]
 
-PAGE = 500
+logger = logging.getLogger("greenroom.durable")
+
+PAGE = 1000
 
 
-def questions_at_rest(store: RunStore, workflows: Mapping[str, Workflow], runs: Collection[str]) -> list[PendingInput]:
-    """Return the open questions in the store of the workflows that are known here, but for some runs.
+def stored_questions(
+    store: RunStore, workflows: Mapping[str, Workflow], run_id: str | None = None
+) -> Iterator[PendingInput]:
+    """Return the open questions of one run, or of all whose workflows are known here, the oldest first.
+
+    One that cannot be read is logged and left out: its run cannot go on, and the others can.
 
     Raises:
-        ContextSerdeError: If one cannot be read.
         StoreError: If the store failed.
     """
-    questions: list[PendingInput] = []
-    after: str | None = None
-    known: dict[str, Workflow | None] = {}
     registries: dict[str, TypeRegistry] = {}
-    while True:
-        page = store.inputs(after=after, limit=PAGE)
-        for row in page:
-            if row.run_id in runs:
-                continue
-            if row.run_id not in known:
-                run = store.row(row.run_id)
-                known[row.run_id] = None if run is None else workflows.get(run.workflow)
-            workflow = known[row.run_id]
-            if workflow is not None:
-                name = workflow.workflow_name
-                if name not in registries:
-                    registries[name] = registry_of(workflow)
-                questions.append(read_question(row, registries[name]))
-        if len(page) < PAGE:
-            return questions
-        after = page[-1].input_id
+    for row in _rows(store, run_id):
+        workflow = workflows.get(row.workflow)
+        if workflow is None:
+            continue
+        if row.workflow not in registries:
+            registries[row.workflow] = registry_of(workflow)
+        try:
+            yield read_question(row, registries[row.workflow])
+        except ContextSerdeError as error:
+            logger.error("question '%s' of run '%s' cannot be read: %s", row.input_id, row.run_id, error)
+
+
+def _rows(store: RunStore, run_id: str | None) -> Iterator[InputRow]:
+    after = 0
+    while page := store.inputs(run_id, after=after, limit=PAGE):
+        yield from page
+        after = page[-1].number

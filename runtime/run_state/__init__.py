@@ -17,6 +17,7 @@ from greenroom.run_state.children import (
 )
 from greenroom.run_state.ending import failed_outcome
 from greenroom.run_state.notes import Note, of_child, read_note
+from greenroom.run_state.posts import as_taken
 from greenroom.run_state.state import MAX_DEAD_LETTERS, MAX_NOTES, OnStuck, RunState
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RunState",
     "all_dead_letters",
     "all_questions",
+    "as_taken",
     "asks_or_asked",
     "casts_within",
     "failed_outcome",

@@ -245,8 +245,6 @@ def child_responded(state: RunState, fact: Responded, now: float, effects: list[
     try:
         find_question(state, fact.input_id)
     except InputError as error:
-        if fact.is_posted:
-            state.bury(fact.event, str(error), None)
         effects.append(Answer(fact.asker, None, error))
         return True
     # Its step has not come by its ctx.run yet: kept, and in every snapshot, until it does.

@@ -131,8 +131,6 @@ def responded(state: RunState, fact: Responded, now: float, effects: list[Effect
     try:
         question = state.inputs.find(fact.input_id)
     except InputError as error:
-        if fact.is_posted:
-            state.bury(fact.event, str(error), None)
         effects.append(Answer(fact.asker, None, error))
         return
     if question.wait is not None:

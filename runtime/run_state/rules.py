@@ -26,6 +26,7 @@ from greenroom.facts import (
     OnceAsked,
     OnceDone,
     PassivateAsked,
+    PostRefused,
     Recovered,
     Responded,
     RunResumed,
@@ -55,6 +56,7 @@ from greenroom.run_state.delivery import (
 )
 from greenroom.run_state.ending import cancel_asked, check_timeout, crashed, drain_asked
 from greenroom.run_state.failing import failed, step_timed_out
+from greenroom.run_state.posts import post_refused
 from greenroom.run_state.resting import became_quiet
 from greenroom.run_state.waiting import end_wait, once_asked, once_done, passivate_asked, wait_asked
 from greenroom.run_state.work import admit
@@ -121,6 +123,7 @@ RULES: dict[type, Callable[[RunState, Any, float, list[Effect]], None]] = {
     ChildAwaited: child_awaited,
     ChildCancelAsked: child_cancel_asked,
     Responded: responded,
+    PostRefused: post_refused,
     PassivateAsked: passivate_asked,
     Crashed: crashed,
     DrainAsked: drain_asked,

@@ -55,8 +55,9 @@ class Admitted(NamedTuple):
 
 def first_head(commit: Commit, key: int) -> Head:
     """The head of the run that a commit makes."""
-    assert commit.new is not None
-    return Head(key, "running", commit.new.owner, FIRST_FENCE, commit.new.token, 0, 0, 0, 0)
+    new = commit.new
+    assert new is not None
+    return Head(key, "running", new.owner, FIRST_FENCE, new.token, 0, new.next_offset, 0, 0)
 
 
 def admit(head: Head | None, commit: Commit) -> Admitted | StoreError:

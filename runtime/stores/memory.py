@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from greenroom.errors import RunEndedError, StoreError, UnknownInputError, UnknownRunError
+from greenroom.errors import RunEndedError, StoreError, UnknownRunError
 from greenroom.stores.admission import Head, admit, first_head
 from greenroom.stores.forks import at_fork
 from greenroom.stores.rows import ENDED, FIRST_FENCE, Commit, InboxEntry, InputRow, Loaded, NewRun, RunRow, Status
@@ -37,7 +37,7 @@ class _Run:
     events: list[bytes] = field(default_factory=list)
     inbox: dict[int, InboxEntry] = field(default_factory=dict)
     dedup_keys: set[str] = field(default_factory=set)
-    inputs: dict[str, tuple[int, InputRow]] = field(default_factory=dict)  # with a number in the order asked
+    inputs: dict[str, InputRow] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -64,6 +64,7 @@ class MemoryStore:
         self._runs: dict[str, _Run] = {}  # in the order in which they were made
         self._leases: dict[str, float] = {}
         self._posted: dict[str, None] = {}  # the runs whose inbox holds something
+        self._questions: dict[int, tuple[_Run, str]] = {}  # those that are open, by their numbers, in the order asked
         self._next_entry = 1
         self._next_input = 1
         self._watchers = Watchers()
@@ -158,8 +159,10 @@ class MemoryStore:
             run.snapshot = commit.snapshot
             self._drop_records(run, commit.snapshot[0])
         for row in commit.opened:
-            run.inputs.setdefault(row.input_id, (self._next_input, replace(row, run_id=commit.run_id)))
-            self._next_input += 1
+            if row.input_id not in run.inputs:
+                number, self._next_input = self._next_input, self._next_input + 1
+                run.inputs[row.input_id] = replace(row, run_id=run.run_id, workflow=run.workflow, number=number)
+                self._questions[number] = run, row.input_id
         for input_id, how in commit.closed:
             self._close_input(run, input_id, how)
         for entry in commit.taken:
@@ -184,9 +187,10 @@ class MemoryStore:
         run.head.bytes = sum(len(data) for _, data in run.records)
 
     def _close_input(self, run: _Run, input_id: str, how: str) -> None:
-        number, row = run.inputs.get(input_id, (0, None))
+        row = run.inputs.get(input_id)
         if row is not None and row.closed is None:
-            run.inputs[input_id] = (number, replace(row, closed=how))
+            run.inputs[input_id] = replace(row, closed=how)
+            del self._questions[row.number]
 
     def post(self, run_id: str, kind: str, payload: bytes, dedup_key: str | None = None) -> bool:
         with self._lock:
@@ -228,6 +232,8 @@ class MemoryStore:
     def _forget(self, run: _Run) -> None:
         del self._runs[run.run_id]
         self._posted.pop(run.run_id, None)
+        for row in run.inputs.values():
+            self._questions.pop(row.number, None)
 
     def sweep(self, runs_before: float, journals_before: float) -> int:
         with self._lock:
@@ -282,8 +288,11 @@ class MemoryStore:
     def events(self, run_id: str, after: int = -1, limit: int = 1000) -> list[tuple[int, bytes]]:
         with self._lock:
             run = self._runs.get(run_id)
-            first = max(after + 1, 0)
-            return list(enumerate(run.events[first : first + limit], first)) if run else []
+            if run is None:
+                return []
+            begins = run.head.next_offset - len(run.events)  # where the stream of this run begins
+            first = max(after + 1, begins)
+            return list(enumerate(run.events[first - begins : first - begins + limit], first))
 
     def runs(
         self,
@@ -318,23 +327,16 @@ class MemoryStore:
             due = [(at, run) for at, run in runs if at <= now and run.workflow in workflows]
             return self._rows((run for _, run in sorted(due, key=lambda pair: pair[0])), limit)
 
-    def inputs(self, run_id: str | None = None, *, after: str | None = None, limit: int = 1000) -> list[InputRow]:
+    def inputs(self, run_id: str | None = None, *, after: int = 0, limit: int = 1000) -> list[InputRow]:
         with self._lock:
-            asked = self._asked(self._runs.values())
-            if after is not None:
-                last = max((number for number, row in asked if row.input_id == after), default=None)
-                if last is None:
-                    raise UnknownInputError(f"There is no question {after!r}, after which a page could begin.")
-                asked = [(number, row) for number, row in asked if number > last]
-            return [row for _, row in asked if row.closed is None and run_id in (None, row.run_id)][:limit]
+            wanted = ((run, name) for number, (run, name) in self._questions.items() if number > after)
+            of_run = ((run, name) for run, name in wanted if run_id in (None, run.run_id))
+            return [run.inputs[name] for run, name in islice(of_run, limit)]
 
     def input(self, input_id: str) -> InputRow | None:
         with self._lock:
-            rows = [row for _, row in self._asked(self._runs.values()) if row.input_id == input_id]
-            return max(reversed(rows), key=lambda row: row.closed is None, default=None)
-
-    def _asked(self, runs: Iterable[_Run]) -> list[tuple[int, InputRow]]:
-        return sorted((item for run in runs for item in run.inputs.values()), key=lambda item: item[0])
+            rows = [run.inputs[input_id] for run in self._runs.values() if input_id in run.inputs]
+            return max(rows, key=lambda row: (row.closed is None, row.number), default=None)
 
     def inbox(self, *, owner: str | None = None, run_id: str | None = None, limit: int = 1000) -> list[InboxEntry]:
         if (owner is None) == (run_id is None):

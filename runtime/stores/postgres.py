@@ -22,7 +22,6 @@ from greenroom.errors import (
     RunEndedError,
     StoreDamagedError,
     StoreError,
-    UnknownInputError,
     UnknownRunError,
 )
 from greenroom.log_fields import log_fields
@@ -51,8 +50,8 @@ _ROW = (
     " r.reason, r.next_seq, r.next_offset, r.bytes, r.id FROM ~runs r LEFT JOIN ~owners o ON o.owner = r.owner"
 )
 _INPUT = (
-    "SELECT i.input_id, r.run_id, i.step, i.request, i.response, i.schema, i.asked_at, i.expires_at, i.closed"
-    " FROM ~inputs i JOIN ~runs r ON r.id = i.run"
+    "SELECT i.input_id, r.run_id, i.step, i.request, i.response, i.schema, i.asked_at, i.expires_at, i.closed,"
+    " r.workflow, i.id FROM ~inputs i JOIN ~runs r ON r.id = i.run"
 )
 _ENTRY = "SELECT i.id, r.run_id, i.kind, i.payload, i.dedup_key FROM ~inbox i JOIN ~runs r ON r.id = i.run"
 _HELD = f"EXISTS (SELECT FROM ~owners o WHERE o.owner = runs.owner AND o.lease_until > {NOW})"
@@ -419,16 +418,10 @@ class PostgresStore:
         )
         return [RunRow(*row[:-1]) for row in rows]
 
-    def inputs(self, run_id: str | None = None, *, after: str | None = None, limit: int = 1000) -> list[InputRow]:
-        past = 0
-        if after is not None:
-            ((last,),) = self._select("SELECT max(id) FROM ~inputs WHERE input_id = %s", (after,))
-            if last is None:
-                raise UnknownInputError(f"There is no question {after!r}, after which a page could begin.")
-            past = last
+    def inputs(self, run_id: str | None = None, *, after: int = 0, limit: int = 1000) -> list[InputRow]:
         whose, parameters = ("", []) if run_id is None else (" AND r.run_id = %s", [run_id])
         statement = f"{_INPUT} WHERE i.closed IS NULL AND i.id > %s{whose} ORDER BY i.id LIMIT %s"
-        return [InputRow(*row) for row in self._select(statement, (past, *parameters, limit))]
+        return [InputRow(*row) for row in self._select(statement, (after, *parameters, limit))]
 
     def input(self, input_id: str) -> InputRow | None:
         rows = self._select(

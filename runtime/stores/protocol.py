@@ -173,12 +173,12 @@ class RunStore(Protocol):
         """Runs of these workflows that are at rest and want to be woken by `now`, the longest overdue first."""
         ...
 
-    def inputs(self, run_id: str | None = None, *, after: str | None = None, limit: int = 1000) -> list[InputRow]:
+    def inputs(self, run_id: str | None = None, *, after: int = 0, limit: int = 1000) -> list[InputRow]:
         """Open questions, the oldest first, of one run or of all.
 
         Args:
             run_id: Only of this run.
-            after: The input id that the page before ended with.
+            after: The number of the question that the page before ended with.
             limit: The length of a page.
         """
         ...

@@ -83,6 +83,8 @@ class InputRow:
         asked_at: When it was asked.
         expires_at: When it is given up.
         closed: How it was closed (`answered`, `expired`, `withdrawn`); None while it is open.
+        workflow: The name of the run's workflow, as the store gives it. A commit need not say it.
+        number: Its place in the order asked, as the store gives it. A commit need not say it.
     """
 
     input_id: str
@@ -94,6 +96,8 @@ class InputRow:
     asked_at: float
     expires_at: float | None = None
     closed: str | None = None
+    workflow: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +128,19 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """Makes the run that a commit is for. The token tells this attempt from another one with the same run id."""
+    """Makes the run that a commit is for.
+
+    Attributes:
+        workflow: The name of its workflow.
+        owner: Who holds it from the start.
+        token: Tells this attempt from another one with the same run id.
+        next_offset: The offset of its first stream event: above 0 for a run that goes on from another one.
+    """
 
     workflow: str
     owner: str
     token: int = field(default_factory=lambda: random.getrandbits(62))
+    next_offset: int = 0
 
 
 @dataclass(slots=True)

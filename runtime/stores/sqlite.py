@@ -18,7 +18,6 @@ from greenroom.errors import (
     RunEndedError,
     StoreDamagedError,
     StoreError,
-    UnknownInputError,
     UnknownRunError,
 )
 from greenroom.log_fields import log_fields
@@ -50,8 +49,8 @@ _ROW = (
     " r.reason, r.next_seq, r.next_offset, r.bytes, r.id FROM runs r LEFT JOIN owners o ON o.owner = r.owner"
 )
 _INPUT = (
-    "SELECT i.input_id, r.run_id, i.step, i.request, i.response, i.schema, i.asked_at, i.expires_at, i.closed"
-    " FROM inputs i CROSS JOIN runs r ON r.id = i.run"
+    "SELECT i.input_id, r.run_id, i.step, i.request, i.response, i.schema, i.asked_at, i.expires_at, i.closed,"
+    " r.workflow, i.id FROM inputs i CROSS JOIN runs r ON r.id = i.run"
 )
 _ENTRY = "SELECT i.id, r.run_id, i.kind, i.payload, i.dedup_key FROM inbox i CROSS JOIN runs r ON r.id = i.run"
 
@@ -414,22 +413,13 @@ class SQLiteStore:
         rows = [RunRow(*row[:-1]) for page in pages for row in page]
         return sorted(rows, key=lambda row: row.wake_at or 0.0)[:limit]
 
-    def inputs(self, run_id: str | None = None, *, after: str | None = None, limit: int = 1000) -> list[InputRow]:
-        with self._reading() as db:
-            db.execute("BEGIN")
-            past = 0
-            if after is not None:
-                (last,) = db.execute("SELECT max(id) FROM inputs WHERE input_id = ?", (after,)).fetchone()
-                if last is None:
-                    raise UnknownInputError(f"There is no question {after!r}, after which a page could begin.")
-                past = last
-            if run_id is None:
-                statement = f"{_INPUT} WHERE i.closed IS NULL AND i.id > ? ORDER BY i.id LIMIT ?"
-                rows = db.execute(statement, (past, limit)).fetchall()
-            else:
-                statement = f"{_INPUT} WHERE {_OF_RUN} AND +i.closed IS NULL AND i.id > ? ORDER BY i.id LIMIT ?"
-                rows = db.execute(statement, (run_id, past, limit)).fetchall()
-        return [InputRow(*row) for row in rows]
+    def inputs(self, run_id: str | None = None, *, after: int = 0, limit: int = 1000) -> list[InputRow]:
+        if run_id is None:
+            which, parameters = "i.closed IS NULL", []
+        else:
+            which, parameters = f"{_OF_RUN} AND +i.closed IS NULL", [run_id]
+        statement = f"{_INPUT} WHERE {which} AND i.id > ? ORDER BY i.id LIMIT ?"
+        return [InputRow(*row) for row in self._select(statement, (*parameters, after, limit))]
 
     def input(self, input_id: str) -> InputRow | None:
         rows = self._select(

@@ -44,7 +44,7 @@ def _error(path: Path, exception: sqlite3.Error) -> StoreError:
         return StoreFullError(f"There is no room for the store {path}. Make room on its disk and try again. {said}")
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return StoreReadOnlyError(f"The store {path} may not be written to. Check who owns it and its folder. {said}")
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         return StoreBusyError(
             f"Another process keeps the store {path} locked. Find it (a shell with an open transaction, a backup), or "
             f"give SQLiteStore a longer busy_timeout. {said}"

@@ -9,18 +9,38 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
-import itertools
+import math
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from greenroom.actors.seeded import SeededDispatcher
 from greenroom.actors.strand import Call
 from greenroom.errors import WorkflowRuntimeError
+from greenroom.keeper import Durability, RunKeeper
 from greenroom.observer import Observer
-from greenroom.runtime import Runtime
+from greenroom.runtime import Runtime, check_durability
+from greenroom.stores import RunStore
 
 __all__ = ["SeededRuntime", "explore"]
+
+FLUSH_INTERVAL = 0.05
+
+
+class _Past(NamedTuple):
+    """What a seeded runtime leaves to the next one on its store.
+
+    Attributes:
+        ended: The virtual time at which it ended.
+        run_number: The number of the next run.
+    """
+
+    ended: float
+    run_number: int
+
+
+_pasts: weakref.WeakKeyDictionary[RunStore, _Past] = weakref.WeakKeyDictionary()
 
 
 class SeededRuntime(Runtime):
@@ -45,22 +65,66 @@ class SeededRuntime(Runtime):
         >>> with SeededRuntime(seed=7) as runtime:
         ...     print(Patient().run().result())
         an hour later
+
+        With a store, runs are durable. What one process leaves at the end of its block, another one goes on with:
+
+        >>> from greenroom import Context, InputRequiredEvent
+        >>> from greenroom.stores import MemoryStore
+        >>> class Approve(Workflow):
+        ...     @step
+        ...     def approve(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        ...         ctx.once("mail", print, "mail sent")
+        ...         ctx.sleep(3600)
+        ...         return StopEvent(result=ctx.ask(InputRequiredEvent()).response)
+        >>> store = MemoryStore()
+        >>> with SeededRuntime(seed=1, store=store) as runtime:
+        ...     handler = Approve().run(run_id="order-7")
+        ...     runtime.advance(60)
+        mail sent
+        >>> with SeededRuntime(seed=2, store=store) as runtime:
+        ...     recovered = runtime.recover([Approve])
+        ...     runtime.advance(3600)
+        ...     runtime.respond(runtime.pending_inputs()[0].input_id, {"response": "approved"})
+        ...     print(runtime.get("order-7").result())
+        approved
     """
 
     _dispatcher: SeededDispatcher
 
-    def __init__(self, seed: int, *, observers: Iterable[Observer] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        observers: Iterable[Observer] | None = None,
+        store: RunStore | None = None,
+        durability: Literal["sync", "async"] = "sync",
+        idle_timeout: float | None = 300.0,
+    ) -> None:
         """Make a runtime.
 
         Args:
             seed: Decides the schedule.
             observers: As for `Runtime`.
+            store: Keeps the runs, as for `Runtime`. Time and the numbers of run ids go on where the last seeded runtime
+                on the same store object has left off. A `MemoryStore` gives the same run for the same seed; what other
+                processes do to a file is on no schedule.
+            durability: As for `Runtime`.
+            idle_timeout: As for `Runtime`, in virtual seconds.
+
+        Raises:
+            WorkflowRuntimeError: If an option for the store is wrong.
+            StoreError: If the store cannot be opened.
         """
+        kept = Durability(durability == "sync", FLUSH_INTERVAL, idle_timeout, math.inf, None, poll=math.inf)
+        check_durability(durability, kept)
         self.seed = seed
-        self._dispatcher = SeededDispatcher(seed)
-        self._run_numbers = itertools.count(1)
+        self._store = store
+        past = _Past(0.0, 1) if store is None else _pasts.get(store, _Past(0.0, 1))
+        self._dispatcher = SeededDispatcher(seed, past.ended)
+        self._run_number = past.run_number
         self._spawned: list[Call] = []
         self._begin(self._dispatcher, observers=observers)
+        self.keeper = None if store is None else RunKeeper(self, store, kept)  # pyright: ignore[reportArgumentType]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -73,13 +137,19 @@ class SeededRuntime(Runtime):
             raise
         super().__exit__(kind, error, traceback)
 
+    def shutdown(self, timeout: float | None = None) -> None:
+        """End the runtime; see `Runtime.shutdown`. With `timeout=0`, runs stop where their last commits are."""
+        super().shutdown(timeout)
+        if self._store is not None:
+            _pasts[self._store] = _Past(self._dispatcher.now(), self._run_number)
+
     @property
     def trace(self) -> list[str]:
         """What has run so far, in order: the names of actors and steps."""
         return list(self._dispatcher.trace)
 
     def now(self) -> float:
-        """Return the virtual time, in seconds from 0."""
+        """Return the virtual time, in seconds from 0, or from when the first runtime on the same store began."""
         return self._dispatcher.now()
 
     def run_until_idle(self) -> None:
@@ -178,7 +248,8 @@ class SeededRuntime(Runtime):
 
     def new_run_id(self) -> str:
         """Return an id that is the same for the same seed."""
-        return f"run-{next(self._run_numbers)}"
+        number, self._run_number = self._run_number, self._run_number + 1
+        return f"run-{number}"
 
 
 def explore(test: Callable[[SeededRuntime], object], seeds: Iterable[int] = range(100)) -> None:

@@ -8,8 +8,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from greenroom import Context, Runtime
+from greenroom.cli import posting
 from greenroom.cli.app import app
 from greenroom.cli.schema import schema_faults
-from greenroom.stores import Commit, SQLiteStore
+from greenroom.cli.session import ExitCode, Session
+from greenroom.inbox import fate_of
+from greenroom.keeper.lookout import Lookout
+from greenroom.stores import Commit, InputRow, RunStore, SQLiteStore
 from tests.support import postgres
 from tests.support.durable_flows import Reviews, Verdict
 from tests.support.flavours import DEADLINE
@@ -131,6 +136,54 @@ def test_ctrl_c_leaves_a_run_in_the_store_and_another_process_goes_on() -> None:
     assert documents(call("runs", "--json"))[0]["status"] == "completed"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", FLOW, "--run-id=mine"],
+        ["run", "tests.support.cli_flows:AskNumber", "--run-id=mine"],
+        ["resume", "left", FLOW],
+        ["answer", "left:1", FLOW, "ok=false", "due=2026-01-31", "--run"],
+    ],
+    ids=["run", "run another workflow", "resume", "answer"],
+)
+def test_a_command_that_works_on_one_run_leaves_all_others_alone(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they are due, were left by a process that is dead, or are of the same workflow, and it looks around."""
+    for run_id in ("left", "due", "orphan"):
+        leave(run_id)
+    assert call("run", "tests.support.cli_flows:AskNumber", "--run-id=other").exit_code == 75
+    store = SQLiteStore("runs.db")
+    store.open()
+    for run_id in ("due", "other"):
+        store.post(run_id, "cancel", b"")
+    store.renew("a dead process", 1000)
+    store.acquire(["orphan"], "a dead process")
+    store.resign("a dead process")
+    others = ("due", "orphan", "other")
+    before = [store.row(run_id) for run_id in others]
+    assert [row.wake_at for row in before if row is not None] == [0.0, None, 0.0]
+    looks = threading.Semaphore(0)
+    look, drive = Lookout._look_around, Session.drive
+
+    def count(lookout: Lookout) -> float | None:
+        soon = look(lookout)
+        looks.release()
+        return soon
+
+    def drive_later(session: Session) -> ExitCode:
+        for _ in range(3):
+            assert looks.acquire(timeout=DEADLINE)
+        return drive(session)
+
+    monkeypatch.setattr("greenroom.keeper.POLL_SECONDS", 0.001)
+    monkeypatch.setattr(Lookout, "_look_around", count)
+    monkeypatch.setattr(Session, "drive", drive_later)
+    assert call(*words).exit_code == 75
+    assert [store.row(run_id) for run_id in others] == before
+    store.close()
+
+
 def test_runs_are_listed() -> None:
     """By status and workflow, with what they wait for; as a table and as JSON lines."""
     leave("one")
@@ -209,7 +262,7 @@ def test_an_answer_is_taken_by_the_process_that_has_the_run(reference: list[str]
         assert documents(call("runs", "--json"))[0]["holder"] == "alive"
         refused = call("resume", "one", FLOW)
         assert refused.exit_code == 2
-        assert "cannot go on here: it is held by" in told(refused)
+        assert "run 'one' is held by process" in told(refused)
         done = call("answer", "one:1", *reference, *GOOD, "stars=5")
         assert (done.exit_code, told(done)) == (0, "Answered: run 'one' has taken it.")
         again = call("answer", "one:1", *reference, *GOOD)
@@ -267,6 +320,28 @@ with Runtime(store=SQLiteStore("runs.db")):
     done = call("resume", "one", FLOW)
     assert done.exit_code == 2
     assert f"run 'one' is of __main__.Reviews, not of {NAME}: it was begun by a program that defines" in told(done)
+
+
+def test_an_answer_that_is_refused_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another answer is quicker by a hair; it is a dead letter of the run."""
+    post_fields = posting.post_fields
+
+    def post_late(store: RunStore, question: InputRow, fields: Mapping[str, Any]) -> str:
+        first = post_fields(store, question, {**fields, "ok": False, "stars": 2})
+        while not fate_of(store, question.run_id, first)[0]:
+            threading.Event().wait(0.01)
+        return post_fields(store, question, fields)
+
+    with holder("one"):
+        monkeypatch.setattr(posting, "post_fields", post_late)
+        done = call("answer", "one:1", *GOOD)
+        assert done.exit_code == 2
+        assert "run 'one' has refused the answer: question 'one:1' has been answered" in told(done)
+        shown = " ".join(call("show", "one", FLOW).stdout.split())
+        assert "Dead letters" in shown
+        assert "question 'one:1' has been answered" in shown
+        (refused,) = [r for r in documents(call("show", "one", "--json"))[0]["journal"] if r["kind"] == "PostRefused"]
+        assert refused["fields"]["reason"] == "question 'one:1' has been answered"
 
 
 def test_an_answer_can_be_worked_on_here() -> None:

@@ -447,7 +447,7 @@ def test_no_statement_reads_a_whole_table(store: SQLiteStore, path: Path, monkey
     store.row("r")
     store.events("r")
     store.inputs()
-    store.inputs("r", after="q")
+    store.inputs("r", after=1)
     store.input("q")
     for workflow in (None, "W"):
         for status in (None, "running"):
