@@ -145,6 +145,26 @@ def test_a_run_of_which_was_said_that_it_does_not_begin_does_not() -> None:
         assert handler.result(DEADLINE) == [1]
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("draw", [0.5, 1.5], ids=["not done", "done"])
+@pytest.mark.parametrize("name", ["row", "delete"])
+def test_a_run_that_could_not_be_taken_back_begins_when_it_is_asked_for_again(name: str, draw: float) -> None:
+    """Whether the store had done what it failed to do, or had not."""
+    failing: Any = Fails(MemoryStore(), {"commit"}, 1, rate=0.0)
+    with Runtime(store=failing):
+        workflow = counts()
+        failing.rate, failing._random.random = 2.0, lambda: 1.5
+        with pytest.raises(StoreUnavailableError):
+            workflow.run(run_id="one", wanted=1)
+        failing._random.random = lambda: draw
+        failing._names, failing.failures = {name}, 0
+        until(lambda: failing.failures)
+        failing.rate = 0.0
+        handler = workflow.run(run_id="one", wanted=1)
+        handler.send_event(Poke(n=1))
+        assert handler.result(DEADLINE) == [1]
+
+
 def begin_until_it_fails() -> None:
     """Begin runs: what is free within the file is used up first."""
     while True:
