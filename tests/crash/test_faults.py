@@ -340,3 +340,14 @@ def test_a_shutdown_with_a_store_that_hangs_ends_in_time(name: str, timeout: flo
         sending.join(DEADLINE)
         assert len(refused) == 1
     store.go_on.set()
+
+
+def test_a_runtime_that_cannot_give_up_its_lease_closes_its_store(tmp_path: Path) -> None:
+    """As on a full disk: no connection is left open, and the lease ends by itself."""
+    inner = SQLiteStore(tmp_path / "runs.db")
+    store: Any = Fails(inner, {"resign"}, 1, rate=0.0)
+    with Runtime(store=store):
+        store.rate, store._random.random = 2.0, lambda: 0.5
+    assert store.failures == 1
+    with pytest.raises(StoreError, match=r"open\(\)"):
+        inner.row("one")

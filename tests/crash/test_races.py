@@ -29,7 +29,6 @@ from greenroom import (
     aio,
     step,
 )
-from greenroom.errors import LeaseLostError
 from greenroom.inbox import post_event
 from greenroom.named import registry_for
 from greenroom.observer import Observer
@@ -415,36 +414,3 @@ def test_observers_hear_of_durable_runs_that_rest(make_store: Callable[[], RunSt
         assert handler.result(DEADLINE) == 3
         until(lambda: heard)
     assert heard == ["one"]
-
-
-def test_a_question_that_was_never_committed_is_not_told_by_whoever_lost_the_run() -> None:
-    """Neither while the store is to say whose the run is, nor after that."""
-    reached, go_on = threading.Event(), threading.Event()
-    store = MemoryStore()
-
-    class Late:
-        """Commits the question only when another has the run."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(store, name)
-
-        def commit(self, commits: list[Any]) -> Any:
-            if any(commit.opened for commit in commits):
-                reached.set()
-                assert go_on.wait(DEADLINE)
-            return store.commit(commits)
-
-    late: Any = Late()
-    with Runtime(store=late, lease=600.0) as runtime, ThreadPoolExecutor(1) as pool:
-        handler = Asks().run(run_id="one")
-        assert reached.wait(DEADLINE)
-        asking = pool.submit(runtime.pending_inputs)
-        assert runtime.keeper is not None
-        store.resign(runtime.keeper.owner)
-        assert store.acquire(["one"], "other")
-        go_on.set()
-        assert asking.result(DEADLINE) == []
-        with pytest.raises(LeaseLostError):
-            handler.result(DEADLINE)
-        assert handler.pending_inputs() == []
-        assert store.inputs() == []
