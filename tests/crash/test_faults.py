@@ -310,8 +310,11 @@ def test_a_clock_that_is_set_between_and_within_processes_loses_nothing(
 
 @pytest.mark.parametrize("timeout", [0.0, 0.2])
 @pytest.mark.parametrize("name", ["commit", "renew", "resign"])
-def test_a_shutdown_with_a_store_that_hangs_ends_in_time(name: str, timeout: float) -> None:
+def test_a_shutdown_with_a_store_that_hangs_ends_in_time(
+    name: str, timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever waits for a run is told that it was not ended, whatever the store does."""
+    monkeypatch.setattr("greenroom.runtime.JOIN_SECONDS", 1.0)
     store: Any = Fails(MemoryStore(), {name}, 1, rate=0.0)
     runtime = Runtime(store=store, lease=0.2)
     handler = Asks(runtime=runtime).run(run_id="one")
