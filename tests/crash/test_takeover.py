@@ -260,7 +260,7 @@ def test_a_question_that_was_never_committed_is_not_told_by_whoever_lost_the_run
         assert reached.wait(DEADLINE)
         asking = pool.submit(runtime.pending_inputs)
         assert runtime.keeper is not None
-        store.resign(runtime.keeper.owner)
+        store.resign(runtime.keeper.lease.owner)
         assert store.acquire(["one"], "other")
         go_on.set()
         assert asking.result(DEADLINE) == []
