@@ -24,9 +24,9 @@ run: ## Run the example in examples/invoices
 	$(call install,cli dev)
 	@$(VPY) -m examples.invoices $(ARGS)
 
-test: ## Run the tests
+test: ## Run the tests, two at a time (ARGS="-n 0 ..." for one)
 	$(call install,cli dev)
-	@$(VPY) -m pytest $(ARGS)
+	@$(VPY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 soak: ## Kill durable runs thousands of times (ten minutes or so; GREENROOM_SOAK=30 for longer)
 	$(call install,cli dev)

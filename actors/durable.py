@@ -255,6 +255,9 @@ class DurableSupervisor(RestingSupervisor):
             reply.set(message.read(self._state))  # It stays as it is, and is not woken to be looked at.
         elif self._resting:
             self._defer(message.fact if type(message) is Recorded else message, reply)
+        elif self._lost is not None and type(message) is Inspect and message.is_told:
+            # The state here may be ahead of the journal, for good: a question in it was never asked.
+            reply.set_exception((LeaseLostError, self._lost, None))
         elif type(message) is Inspect and message.is_told and self._ledger.is_sync and not self._detached:
             self._turn_effects.append(Answer(reply, message.read(self._state)))
         else:

@@ -67,6 +67,7 @@ class RestingSupervisor(RunSupervisor):
         self._idle_since = 0  # how much was written when the time began to run after which it rests
         self._resting = False  # from the checkpoint that it rests with, until that is committed
         self._detached = False  # it goes on elsewhere: nothing more is written here
+        self._lost: LeaseLostError | None = None  # why it goes on in another process
         self._late: list[tuple[Any, Reply | None]] = []
         self._shutdown: BaseException | None = None  # given back with this error as soon as it only waits
         self._leaves_with: BaseException | None = None  # given back with this error as soon as all is committed
@@ -209,4 +210,5 @@ class RestingSupervisor(RunSupervisor):
         """The run cannot go on here: another process has it, or the store has a fault."""
         if not self._run_ended and not self._detached:
             logger.error("%s", error, extra=self.log_fields())
+            self._lost = error
             self._let_go(error)

@@ -355,8 +355,10 @@ class RunKeeper:
     def _close(self, closing: Future[None]) -> None:
         try:
             self._unwatch()
-            self.lease.end()
-            close_shared(self.store)
+            try:
+                self.lease.end()
+            finally:
+                close_shared(self.store)
         except StoreError as error:
             logger.warning("the store failed as it was closed; the lease ends by itself: %r", error, extra=log_fields())
         finally:

@@ -114,9 +114,7 @@ class Takeover:
         try:
             row = self._store.row(run_id)
             if row is not None and row.owner == self._owner and row.fence == FIRST_FENCE:
-                reason = "the store failed as the run was made"
-                self._store.commit([Commit(run_id, FIRST_FENCE, status="cancelled", reason=reason)])
-                self._store.delete(run_id)
+                self._store.delete(run_id, owner=self._owner)
             self._unmade.discard(run_id)
         finally:
             with self._lock:

@@ -221,10 +221,10 @@ class MemoryStore:
             run.wake_at, run.reason, run.result = 0.0, None, None
             return True
 
-    def delete(self, run_id: str) -> bool:
+    def delete(self, run_id: str, *, owner: str | None = None) -> bool:
         with self._lock:
             run = self._runs.get(run_id)
-            if run is None or self._has_lease(run):
+            if run is None or (self._has_lease(run) if owner is None else run.head.owner != owner):
                 return False
             self._forget(run)
             return True

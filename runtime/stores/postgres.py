@@ -264,10 +264,13 @@ class PostgresStore:
 
         return self._write(put_back)
 
-    def delete(self, run_id: str) -> bool:
+    def delete(self, run_id: str, *, owner: str | None = None) -> bool:
+        allowed = f"NOT {_HELD}" if owner is None else "owner = %(owner)s"
+
         def delete(connection: Connection, again: bool) -> bool:
             runs = connection.execute(
-                self._sql(f"SELECT id FROM ~runs runs WHERE run_id = %s AND NOT {_HELD} FOR UPDATE"), (run_id,)
+                self._sql(f"SELECT id FROM ~runs runs WHERE run_id = %(run_id)s AND {allowed} FOR UPDATE"),
+                {"run_id": run_id, "owner": owner},
             ).fetchall()
             self._delete(connection, [run for (run,) in runs])
             return bool(runs) or again

@@ -107,8 +107,13 @@ class RunStore(Protocol):
         """Let a run that was set aside run again: it is at rest and due. False if it was not set aside."""
         ...
 
-    def delete(self, run_id: str) -> bool:
-        """Delete all of a run, whatever its status. False if there is none, or if an owner with a lease holds it."""
+    def delete(self, run_id: str, *, owner: str | None = None) -> bool:
+        """Delete all of a run, whatever its status. False if there is none, or if an owner with a lease holds it.
+
+        Args:
+            run_id: The run.
+            owner: Delete it only if this owner holds it, with a lease or without.
+        """
         ...
 
     def sweep(self, runs_before: float, journals_before: float) -> int:

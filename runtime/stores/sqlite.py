@@ -240,12 +240,13 @@ class SQLiteStore:
             db.execute("DELETE FROM results WHERE run = ?", row)
             return True
 
-    def delete(self, run_id: str) -> bool:
+    def delete(self, run_id: str, *, owner: str | None = None) -> bool:
         with self._writing() as db:
             row = db.execute(
-                "SELECT id FROM runs WHERE run_id = ? AND NOT EXISTS"
-                " (SELECT 1 FROM owners o WHERE o.owner = runs.owner AND o.lease_until > ?)",
-                (run_id, self._clock()),
+                "SELECT id FROM runs WHERE run_id = :run_id AND CASE WHEN :owner IS NULL THEN NOT EXISTS"
+                " (SELECT 1 FROM owners o WHERE o.owner = runs.owner AND o.lease_until > :now)"
+                " ELSE owner = :owner END",
+                {"run_id": run_id, "owner": owner, "now": self._clock()},
             ).fetchone()
             if row is None:
                 return False

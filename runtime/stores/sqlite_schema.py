@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from greenroom.errors import StoreError, StoreReadOnlyError, StoreVersionError
@@ -147,7 +148,10 @@ def prepare(path: Path, *, busy_timeout: float) -> None:
         if not path.parent.is_dir():
             raise StoreError(f"There is no folder {path.parent} for the store {path.name}. Make it first.")
         # Runs may hold secrets: the file is for its owner only. SQLite gives the files beside it the same mode.
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # A file that is there is not opened: to close it again would end the locks that this process has on it through
+        # another store, and another process could take away the WAL under it.
+        with suppress(FileExistsError):
+            os.close(os.open(path.resolve(), os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise StoreReadOnlyError(f"The store {path}, or its folder, may not be written to. Check who owns it.")
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)

@@ -145,6 +145,26 @@ def test_a_run_of_which_was_said_that_it_does_not_begin_does_not() -> None:
         assert handler.result(DEADLINE) == [1]
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("draw", [0.5, 1.5], ids=["not done", "done"])
+@pytest.mark.parametrize("name", ["row", "delete"])
+def test_a_run_that_could_not_be_taken_back_begins_when_it_is_asked_for_again(name: str, draw: float) -> None:
+    """Whether the store had done what it failed to do, or had not."""
+    failing: Any = Fails(MemoryStore(), {"commit"}, 1, rate=0.0)
+    with Runtime(store=failing):
+        workflow = counts()
+        failing.rate, failing._random.random = 2.0, lambda: 1.5
+        with pytest.raises(StoreUnavailableError):
+            workflow.run(run_id="one", wanted=1)
+        failing._random.random = lambda: draw
+        failing._names, failing.failures = {name}, 0
+        until(lambda: failing.failures)
+        failing.rate = 0.0
+        handler = workflow.run(run_id="one", wanted=1)
+        handler.send_event(Poke(n=1))
+        assert handler.result(DEADLINE) == [1]
+
+
 def begin_until_it_fails() -> None:
     """Begin runs: what is free within the file is used up first."""
     while True:
@@ -290,8 +310,11 @@ def test_a_clock_that_is_set_between_and_within_processes_loses_nothing(
 
 @pytest.mark.parametrize("timeout", [0.0, 0.2])
 @pytest.mark.parametrize("name", ["commit", "renew", "resign"])
-def test_a_shutdown_with_a_store_that_hangs_ends_in_time(name: str, timeout: float) -> None:
+def test_a_shutdown_with_a_store_that_hangs_ends_in_time(
+    name: str, timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever waits for a run is told that it was not ended, whatever the store does."""
+    monkeypatch.setattr("greenroom.runtime.JOIN_SECONDS", 1.0)
     store: Any = Fails(MemoryStore(), {name}, 1, rate=0.0)
     runtime = Runtime(store=store, lease=0.2)
     handler = Asks(runtime=runtime).run(run_id="one")
@@ -320,3 +343,14 @@ def test_a_shutdown_with_a_store_that_hangs_ends_in_time(name: str, timeout: flo
         sending.join(DEADLINE)
         assert len(refused) == 1
     store.go_on.set()
+
+
+def test_a_runtime_that_cannot_give_up_its_lease_closes_its_store(tmp_path: Path) -> None:
+    """As on a full disk: no connection is left open, and the lease ends by itself."""
+    inner = SQLiteStore(tmp_path / "runs.db")
+    store: Any = Fails(inner, {"resign"}, 1, rate=0.0)
+    with Runtime(store=store):
+        store.rate, store._random.random = 2.0, lambda: 0.5
+    assert store.failures == 1
+    with pytest.raises(StoreError, match=r"open\(\)"):
+        inner.row("one")

@@ -326,17 +326,20 @@ def test_ctrl_c_at_any_moment_never_leaves_a_run_hanging() -> None:
             struck = True
             raise KeyboardInterrupt
         signal.signal(signal.SIGALRM, strike)
+        # A function: Python 3.13 does not count the jump at the end of a loop as within the `try` around it.
+        def work(n):
+            # Not for ever: an interrupt that strikes in a finaliser is printed and lost, as everywhere.
+            while not struck:
+                handler = Asks().run()
+                handler.send_event(HumanResponseEvent(n=n))
+                handler.ctx.store.set("n", n)
+                assert handler.result(10) == n
+                next(handler.stream_events(after=-1))
         for n in range(400):
             struck = False
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.002))
-                # Not for ever: an interrupt that strikes in a finaliser is printed and lost, as everywhere.
-                while not struck:
-                    handler = Asks().run()
-                    handler.send_event(HumanResponseEvent(n=n))
-                    handler.ctx.store.set("n", n)
-                    assert handler.result(10) == n
-                    next(handler.stream_events(after=-1))
+                work(n)
             except KeyboardInterrupt:
                 pass
             assert struck

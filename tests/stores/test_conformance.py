@@ -586,7 +586,9 @@ def test_delete(store: RunStore) -> None:
     ok(store, Commit("r", fence, records=records(0), events=[(0, b"e")], opened=[question("q")]))
     store.post("r", "event", b"", dedup_key="k")
     assert not store.delete("r")
+    assert not store.delete("r", owner=OTHER)
     ok(store, Commit("r", fence, release=True))
+    assert not store.delete("r", owner=ME)
     assert store.delete("r")
     assert store.row("r") is None
     assert store.inputs() == []
@@ -595,6 +597,8 @@ def test_delete(store: RunStore) -> None:
     make(store)
     assert loaded(store).records == []
     assert store.post("r", "event", b"", dedup_key="k")
+    assert store.delete("r", owner=ME)
+    assert store.row("r") is None
 
 
 # Questions

@@ -175,6 +175,28 @@ def test_processes_open_a_new_store_at_once(kind: str, where: str) -> None:
     store.close()
 
 
+def test_two_stores_of_one_process_and_another_process_that_comes_and_goes(
+    store: RunStore, kind: str, where: str
+) -> None:
+    """What is committed through the one is there for all, though the other was opened and closed meanwhile."""
+    assert store.create("r", "W", "me") == 1
+    second = store_process.store_of(kind, where)
+    second.open()
+    with processes("only_open", kind, where, ["passer"]) as started:
+        go(started)
+        assert started[0].communicate()[0].split() == ["made"]
+    assert store.commit([Commit("r", 1, records=[(0, b"x")])]) == [None]
+    with processes("only_open", kind, where, ["witness"]) as started:
+        go(started)
+        assert started[0].communicate()[0].split() == ["made"]
+    for one in (store, second):
+        found = one.row("r")
+        assert found is not None
+        assert found.next_seq == 1
+    second.close()
+    assert len(store.runs()) == 3
+
+
 def test_a_store_survives_a_fork(store: RunStore) -> None:
     """Parent and child go on with an open store after a fork that comes in the middle of commits and reads."""
     store.create("r", "W", "me")

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -212,32 +213,31 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_file_that_may_not_be_written(tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_written() -> None:
     """A file without the right to write is refused on opening; one that loses it while open refuses commits."""
     if os.getuid() != 0:
         pytest.skip("only root can become a user who may not write here")
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for parent in (folder, *list(folder.parents)[:-1]):
-        if parent.stat().st_uid == os.getuid() and tmp_path.parent.parent in (parent, *parent.parents):
-            parent.chmod(0o755)
-    store = SQLiteStore(folder / "runs.db")
-    store.open()
-    store.create("r", "W", "me")
-    (folder / "runs.db").chmod(0o644)
-    # In a process of its own, for there is no way back to root.
-    program = (
-        "import os, sys\n"
-        "from greenroom.stores import SQLiteStore\n"
-        "os.setgid(65534); os.setuid(65534)\n"
-        "try: SQLiteStore(sys.argv[1]).open()\n"
-        "except Exception as error: print(type(error).__name__, error)\n"
-    )
-    command = [sys.executable, "-c", program, str(folder / "runs.db")]
-    refused = subprocess.run(command, capture_output=True, text=True)
-    assert refused.stdout.startswith("StoreReadOnlyError"), refused
-    assert "may not be written" in refused.stdout
-    store.close()
+    # Not in `tmp_path`: the folders above that are closed to others.
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        store = SQLiteStore(folder / "runs.db")
+        store.open()
+        store.create("r", "W", "me")
+        (folder / "runs.db").chmod(0o644)
+        # In a process of its own, for there is no way back to root.
+        program = (
+            "import os, sys\n"
+            "from greenroom.stores import SQLiteStore\n"
+            "os.setgid(65534); os.setuid(65534)\n"
+            "try: SQLiteStore(sys.argv[1]).open()\n"
+            "except Exception as error: print(type(error).__name__, error)\n"
+        )
+        command = [sys.executable, "-c", program, str(folder / "runs.db")]
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert refused.stdout.startswith("StoreReadOnlyError"), refused
+        assert "may not be written" in refused.stdout
+        store.close()
 
 
 def test_a_disk_that_becomes_read_only(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ def _do(runtime: Runtime, handlers: dict[str, Any], message: dict[str, Any]) -> 
             persist(lambda: handlers[message["run"]].send_event(Poke(key=key), dedup_key=key))
         parent.tell(acknowledged=message)
     except GreenroomError as error:
-        parent.tell(refused=message, error=type(error).__name__)
+        parent.tell(refused=message, error=type(error).__name__, said=str(error))
 
 
 def describe(event: Event) -> str:

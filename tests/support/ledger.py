@@ -160,13 +160,25 @@ class PostgresLedger:
 
     @contextmanager
     def _connected(self) -> Iterator[psycopg.Connection[Any]]:
-        with psycopg.connect(self._conninfo, autocommit=True) as db:
+        with _connect(self._conninfo) as db:
             db.execute(f'SET search_path = "{self._schema}"'.encode())
             yield db
 
     def _select(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self._connected() as db:
             return db.execute(statement.encode(), parameters).fetchall()
+
+
+def _connect(conninfo: str) -> psycopg.Connection[Any]:
+    """A connection, as soon as the server has one to give: a test may have crashed it."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return psycopg.connect(conninfo, autocommit=True)
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 _RECORDS = "SELECT k.data FROM kept_journal k JOIN runs r ON r.id = k.run WHERE r.run_id = {} ORDER BY k.seq"
