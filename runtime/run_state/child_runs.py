@@ -76,6 +76,7 @@ def begin(
         run.outcome = failed_outcome(error)
         child_ended(state, child, now, effects)
         return
+    state.tally.deeds["ran", invocation.spec.name, fact.graph.name] += 1
     apply(state, child, RunStarted(fact.event), now, effects)
 
 
