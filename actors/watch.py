@@ -212,8 +212,9 @@ class RunWatch:
             run.beginning = parent.run.beginning if parent is not None and comes_back else "resumed"
         elif type(fact) is Recovered:
             run.beginning = "woken" if fact.has_rested else "recovered"
-            run.started_at = now if state.began_at is None else state.began_at
             run.carried = dict(state.carried)
+        if run.beginning in _COMES_BACK and state.began_at is not None:
+            run.started_at = state.began_at
         return run
 
     def _observe(self, state: RunState, fact: Fact, now: float) -> list[Effect]:

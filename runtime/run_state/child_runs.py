@@ -94,6 +94,7 @@ def take_up(state: RunState, child: Child, fact: ChildAsked, now: float, effects
         return
     run = child.run = old.reopen(fact.run_id, fact.timeout, fact.on_stuck)
     run.origin, run.next_input, run.depth, run.worked = old.origin, old.next_input, state.depth + 1, old.worked
+    run.began_at = old.began_at
     child.lifted, child.closed = run.place, len(run.inputs.closed)
     early, child.early = child.early, []
     apply(state, child, RunResumed(), now, effects)
