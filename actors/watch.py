@@ -69,7 +69,7 @@ class RunWatch:
         now: Returns the time.
         hears_only_runs: Whether the observers want no more than begins and ends of runs.
         going: The attempts whose end has not been told.
-        to_carry: What observers want to have kept with the run, until it is; else None.
+        to_carry: What observers want to have kept with a run that has just begun, whatever it is; else None.
     """
 
     def __init__(
@@ -194,8 +194,7 @@ class RunWatch:
             if self._outer is not None:
                 self._outer._inside[self] = None
             self._variables.run(self.tell, "run_started", run)
-            if run.carried != state.carried:
-                self.to_carry = run.carried
+            self.to_carry = run.carried
         return run is not None and run.outcome is None
 
     def _record(self, state: RunState, fact: Fact, now: float) -> RunRecord:
