@@ -23,6 +23,7 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.resting import IDLE, Ledger, RestingSupervisor
 from greenroom.actors.supervisor import TimerDue
 from greenroom.checkpoint import dump_checkpoint
+from greenroom.child_facts import ForChild
 from greenroom.codec import TypeRegistry, encode
 from greenroom.effects import Answer, AskPerson, Effect, Finish, Publish
 from greenroom.errors import ContextSerdeError, LeaseLostError, RuntimeShutdownError
@@ -35,7 +36,6 @@ from greenroom.facts import (
     Fact,
     Failed,
     Finished,
-    ForChild,
     Inspect,
     OnceAsked,
     OnceDone,

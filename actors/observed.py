@@ -17,10 +17,11 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.step import StepActor, _AsyncBody, _Body
 from greenroom.actors.supervisor import RunSupervisor
 from greenroom.actors.watch import RunWatch
+from greenroom.child_facts import ChildAwaited
 from greenroom.effects import Effect, Finish
 from greenroom.errors import ContextSerdeError, LeaseLostError
 from greenroom.events import Event
-from greenroom.facts import Carried, ChildAwaited, Fact, Failed, Finished, WaitAsked
+from greenroom.facts import Carried, Fact, Failed, Finished, WaitAsked
 from greenroom.observer import Observers
 from greenroom.ports import Cast, current_step
 

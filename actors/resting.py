@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from greenroom.actors.base import Ref, Reply
 from greenroom.actors.supervisor import RunSupervisor
+from greenroom.child_facts import ForChild
 from greenroom.effects import Answer, Effect, Finish, SetTimer
 from greenroom.errors import LeaseLostError
-from greenroom.facts import CancelAsked, ForChild, PassivateAsked
+from greenroom.facts import CancelAsked, PassivateAsked
 from greenroom.run_state import casts_within, failed_outcome, live_bodies
 from greenroom.stores import Commit
 

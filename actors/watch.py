@@ -15,9 +15,10 @@ from collections.abc import Callable
 from contextvars import Context as Variables
 from typing import Any, Literal, TypeAlias, cast
 
+from greenroom.child_facts import ChildAsked
 from greenroom.effects import Answer, CancelInvocation, Effect, Publish, SetTimer, StartInvocation
 from greenroom.errors import StepPassivated
-from greenroom.facts import ChildAsked, Fact, Failed, Finished, Recovered, RunResumed, RunStarted, WaitAsked
+from greenroom.facts import Fact, Failed, Finished, Recovered, RunResumed, RunStarted, WaitAsked
 from greenroom.observer import (
     AttemptEnd,
     AttemptRecord,

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from greenroom.child_facts import ChildAsked, ChildAwaited, ChildCancelAsked, ForChild
 from greenroom.effects import Answer, Effect, SetTimer
 from greenroom.errors import InputError, WorkflowCancelledByUser, WorkflowRuntimeError
 from greenroom.events import HumanResponseEvent
 from greenroom.facts import (
     BecameQuiet,
-    ChildAsked,
-    ChildAwaited,
-    ChildCancelAsked,
     EventArrived,
     Fact,
-    ForChild,
     Responded,
     RunResumed,
     RunStarted,
