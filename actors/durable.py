@@ -23,6 +23,7 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.resting import IDLE, Ledger, RestingSupervisor
 from greenroom.actors.supervisor import TimerDue
 from greenroom.checkpoint import dump_checkpoint
+from greenroom.child_facts import ForChild
 from greenroom.codec import TypeRegistry, encode
 from greenroom.effects import Answer, AskPerson, Effect, Finish, Publish
 from greenroom.errors import (
@@ -42,7 +43,6 @@ from greenroom.facts import (
     Fact,
     Failed,
     Finished,
-    ForChild,
     Inspect,
     OnceAsked,
     OnceDone,
@@ -257,7 +257,7 @@ class DurableSupervisor(RestingSupervisor):
             self._defer(message.fact if type(message) is Recorded else message, reply)
         elif self._lost is not None and type(message) is Inspect and message.is_told:
             # The state here may be ahead of the journal, for good: a question in it was never asked.
-            reply.set_exception((LeaseLostError, self._lost, None))
+            reply.set_exception((type(self._lost), self._lost, None))
         elif type(message) is Inspect and message.is_told and self._ledger.is_sync and not self._detached:
             self._turn_effects.append(Answer(reply, message.read(self._state)))
         else:

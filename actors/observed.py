@@ -17,10 +17,11 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.step import StepActor, _AsyncBody, _Body
 from greenroom.actors.supervisor import RunSupervisor
 from greenroom.actors.watch import RunWatch
+from greenroom.child_facts import ChildAwaited
 from greenroom.effects import Effect, Finish
-from greenroom.errors import LeaseLostError
+from greenroom.errors import ContextSerdeError, LeaseLostError
 from greenroom.events import Event
-from greenroom.facts import Carried, ChildAwaited, Fact, Failed, Finished, WaitAsked
+from greenroom.facts import Carried, Fact, Failed, Finished, WaitAsked
 from greenroom.observer import Observers
 from greenroom.ports import Cast, current_step
 
@@ -59,12 +60,19 @@ class ObservedDurableSupervisor(ObservedSupervisor, DurableSupervisor):
         effects = super()._take(fact, now)
         to_carry, self._watch.to_carry = self._watch.to_carry, None
         if to_carry is not None:
-            if all(type(name) is str and type(text) is str for name, text in to_carry.items()):
-                self.actor_ref.tell(Carried(dict(to_carry)))
-            else:
-                # It could not be read again by whoever does not know its classes, and no run fails for an observer.
-                logger.error("observers can keep only texts with a run, not %r", to_carry, extra=self.log_fields())
+            self._keep(to_carry)
         return effects
+
+    def _keep(self, carried: Any) -> None:
+        """Have the journal keep what observers carry with the run, if it has changed. No run fails for an observer."""
+        try:
+            # Another class might not be there when the run is read again.
+            if type(carried) is not dict or not all(type(text) is str for item in carried.items() for text in item):
+                raise ContextSerdeError(f"a {type(carried).__name__} that is no dict of texts by name")
+            if carried != self._state.carried:
+                self.actor_ref.tell(Carried(dict(carried)))
+        except ContextSerdeError as error:
+            logger.error("what observers carry with a run cannot be kept: %s", error, extra=self.log_fields())
 
     def _leave(self) -> None:
         self._watch.leave("rested", self._now())

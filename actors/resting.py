@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from greenroom.actors.base import Ref, Reply
 from greenroom.actors.supervisor import RunSupervisor
+from greenroom.child_facts import ForChild
 from greenroom.effects import Answer, Effect, Finish, SetTimer
 from greenroom.errors import GreenroomError
-from greenroom.facts import CancelAsked, ForChild, PassivateAsked
+from greenroom.facts import CancelAsked, PassivateAsked
 from greenroom.run_state import casts_within, failed_outcome, live_bodies
 from greenroom.stores import Commit
 
@@ -67,7 +68,7 @@ class RestingSupervisor(RunSupervisor):
         self._idle_since = 0  # how much was written when the time began to run after which it rests
         self._resting = False  # from the checkpoint that it rests with, until that is committed
         self._detached = False  # it goes on elsewhere: nothing more is written here
-        self._lost: LeaseLostError | None = None  # why it goes on in another process
+        self._lost: GreenroomError | None = None  # why it does not go on here
         self._late: list[tuple[Any, Reply | None]] = []
         self._shutdown: BaseException | None = None  # given back with this error as soon as it only waits
         self._leaves_with: BaseException | None = None  # given back with this error as soon as all is committed

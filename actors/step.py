@@ -23,12 +23,13 @@ from greenroom.actors.base import PooledActor, Ref
 from greenroom.actors.dispatcher import Dispatcher
 from greenroom.actors.parking import Parking
 from greenroom.actors.stream import await_reply
+from greenroom.child_facts import ChildAsked, ChildAwaited
 from greenroom.collect import Gather, Join
 from greenroom.context import AsyncContext, Context
 from greenroom.context_core import ContextCore
 from greenroom.effects import CancelInvocation, StartInvocation
 from greenroom.errors import RuntimeForkedError, StepCancelled, StepPassivated, WorkflowRuntimeError
-from greenroom.facts import ChildAsked, ChildAwaited, Failed, Finished, PassivateAsked, WaitAsked
+from greenroom.facts import Failed, Finished, PassivateAsked, WaitAsked
 from greenroom.graph import Graph
 from greenroom.log_fields import log_fields
 from greenroom.ports import Cast, current_step, step_has_ended

@@ -18,6 +18,7 @@ from greenroom.actors.parking import Parking
 from greenroom.actors.resources import RunResources
 from greenroom.actors.step import StepActor
 from greenroom.actors.stream import ChildEvent, Published, StreamActor, StreamLog
+from greenroom.child_facts import ForChild
 from greenroom.effects import (
     Answer,
     AskPerson,
@@ -41,7 +42,6 @@ from greenroom.facts import (
     EventWritten,
     Fact,
     Finished,
-    ForChild,
     Inspect,
     Recovered,
     RunResumed,

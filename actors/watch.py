@@ -15,9 +15,10 @@ from collections.abc import Callable
 from contextvars import Context as Variables
 from typing import Any, Literal, TypeAlias, cast
 
+from greenroom.child_facts import ChildAsked
 from greenroom.effects import Answer, CancelInvocation, Effect, Publish, SetTimer, StartInvocation
 from greenroom.errors import StepPassivated
-from greenroom.facts import ChildAsked, Fact, Failed, Finished, Recovered, RunResumed, RunStarted, WaitAsked
+from greenroom.facts import Fact, Failed, Finished, Recovered, RunResumed, RunStarted, WaitAsked
 from greenroom.observer import (
     AttemptEnd,
     AttemptRecord,
@@ -69,7 +70,7 @@ class RunWatch:
         now: Returns the time.
         hears_only_runs: Whether the observers want no more than begins and ends of runs.
         going: The attempts whose end has not been told.
-        to_carry: What observers want to have kept with the run, until it is; else None.
+        to_carry: What observers want to have kept with a run that has just begun, whatever it is; else None.
     """
 
     def __init__(
@@ -194,8 +195,7 @@ class RunWatch:
             if self._outer is not None:
                 self._outer._inside[self] = None
             self._variables.run(self.tell, "run_started", run)
-            if run.carried != state.carried:
-                self.to_carry = run.carried
+            self.to_carry = run.carried
         return run is not None and run.outcome is None
 
     def _record(self, state: RunState, fact: Fact, now: float) -> RunRecord:
@@ -212,8 +212,9 @@ class RunWatch:
             run.beginning = parent.run.beginning if parent is not None and comes_back else "resumed"
         elif type(fact) is Recovered:
             run.beginning = "woken" if fact.has_rested else "recovered"
-            run.started_at = now if state.began_at is None else state.began_at
             run.carried = dict(state.carried)
+        if run.beginning in _COMES_BACK and state.began_at is not None:
+            run.started_at = state.began_at
         return run
 
     def _observe(self, state: RunState, fact: Fact, now: float) -> list[Effect]:

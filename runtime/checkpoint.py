@@ -45,7 +45,6 @@ def dump_checkpoint(state: RunState, now: float, registry: TypeRegistry) -> byte
         "now": now,
         "steps": dump_steps(state.graph),
         "within": [dump_steps(graph) for graph in graphs_within(state)],
-        "began_at": state.began_at,
         "carried": state.carried,
         **_live(state),
         "children": list(_live_children(state, ())),
@@ -120,6 +119,7 @@ def _live(state: RunState) -> dict[str, Any]:
         "worked": state.worked,
         "at_work_since": state.at_work_since,
         "idle_noted": state.idle_noted,
+        "began_at": state.began_at,
         "editor": _dump_owner(state.store.editor),
         "line": [[call.method, list(call.arguments), _dump_owner(call.owner)] for call in state.store.line],
         "place": list(state.place),
@@ -140,7 +140,7 @@ def _live_children(state: RunState, path: tuple[str, ...]) -> Iterator[list[Any]
 
 def _read_live(state: RunState, live: Any, now: float) -> None:
     state.shift_clock(now)
-    state.began_at, state.carried = live["began_at"], live["carried"]
+    state.carried = live["carried"]
     _read_run(state, live)
     waits: dict[int, dict[int, Wait]] = {}  # of each run, by its id here
     for (*path, name), item, lives in live["children"]:
@@ -180,7 +180,7 @@ def _read_run(state: RunState, live: Any) -> None:
     state.parked = sum(inv.parked_at is not None and inv.ready is None for inv in state.invocations.values())
     state.retrying = sum(inv.retry_at is not None for inv in state.invocations.values())
     state.worked, state.at_work_since = live["worked"], live["at_work_since"]
-    state.idle_noted = live["idle_noted"]
+    state.idle_noted, state.began_at = live["idle_noted"], live["began_at"]
     state.store.resume_edit(
         _read_owner(live["editor"]),
         [StoreCall(method, tuple(arguments), _read_owner(owner)) for method, arguments, owner in live["line"]],

@@ -10,8 +10,8 @@ import contextvars
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from greenroom.child_facts import ChildAsked, ChildAwaited, ChildCancelAsked
 from greenroom.errors import ContextStateError, WorkflowRuntimeError
-from greenroom.facts import ChildAsked, ChildAwaited, ChildCancelAsked
 from greenroom.graph import Graph
 from greenroom.ports import Cast, HasGraph, StepPort
 from greenroom.steps import describe

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from greenroom.child_facts import ChildAsked, ChildAwaited, ChildCancelAsked, ForChild
 from greenroom.codec import TypeRegistry, decode, encode, global_registry, transcribe
 from greenroom.errors import ContextSerdeError
 from greenroom.facts import (
@@ -17,9 +18,6 @@ from greenroom.facts import (
     Caller,
     CancelAsked,
     Carried,
-    ChildAsked,
-    ChildAwaited,
-    ChildCancelAsked,
     CollectAsked,
     Crashed,
     EventArrived,
@@ -28,7 +26,6 @@ from greenroom.facts import (
     Fact,
     Failed,
     Finished,
-    ForChild,
     OnceDone,
     PassivateAsked,
     PostRefused,

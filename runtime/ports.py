@@ -9,8 +9,9 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from greenroom.child_facts import ChildAsked, ChildAwaited
 from greenroom.errors import ContextStateError
-from greenroom.facts import ChildAsked, ChildAwaited, Fact, Inspect, WaitAsked
+from greenroom.facts import Fact, Inspect, WaitAsked
 from greenroom.graph import Graph
 from greenroom.run_state import RunState
 from greenroom.state import StateStore, StoreCall

@@ -11,10 +11,21 @@ from greenroom.graph import Graph
 __all__ = ["Deed", "EventKey", "Tally", "event_name"]
 
 Deed = Literal[
-    "failed", "caught", "retried", "cut_off", "dropped", "sent", "gathered", "asked", "answered", "awaited", "outside"
+    "failed",
+    "caught",
+    "retried",
+    "cut_off",
+    "dropped",
+    "sent",
+    "gathered",
+    "asked",
+    "answered",
+    "awaited",
+    "ran",
+    "outside",
 ]
 EventKey = type[Any] | str | None
-"""A class of event, or `list`; the name of one, where it was counted before the run was put away; or none."""
+"""A class of event, or `list`; its name, if it was counted before the run was put away; a workflow's name; or none."""
 
 
 class Tally:
@@ -28,7 +39,7 @@ class Tally:
         deeds: All else, by what it is, step and event. "failed", "caught" (by a `@catch_error` step), "retried",
             "cut_off" (by the end of the run) and "dropped" (by the end, before they began) count invocations by the
             event taken; "sent", "gathered" (into a list) and "awaited" count events; "asked" and "answered" count the
-            questions of a step's body; "outside" has no step.
+            questions of a step's body, "ran" the runs that it began, by their workflow's name; "outside" has no step.
     """
 
     __slots__ = ("deeds", "finished")

@@ -12,6 +12,7 @@ from greenroom.representation.graph import WorkflowGraph
 from greenroom.representation.nodes import (
     EdgeKind,
     StepCounts,
+    WorkflowChildNode,
     WorkflowEventNode,
     WorkflowExternalNode,
     WorkflowGraphEdge,
@@ -36,6 +37,7 @@ class RunCounts:
         awaited: How many it waited for in its body, by event and step.
         asked: How many questions its body asked.
         answered: How many of these were answered.
+        ran: How many runs its body began, by step and the name of their workflow.
         outside: How many events came from outside, by event.
     """
 
@@ -47,6 +49,7 @@ class RunCounts:
     awaited: Counter[tuple[str, str]] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
+    ran: Counter[tuple[str, str]] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
 
 
@@ -76,6 +79,8 @@ def count(state: RunState) -> RunCounts:
             counts.asked[step] += number
         elif deed == "answered":
             counts.answered[step] += number
+        elif deed == "ran":
+            counts.ran[step, name] += number
         elif deed == "retried":
             counts.steps[step].retried += number
         else:
@@ -130,8 +135,19 @@ def add_counts(graph: Graph, counts: RunCounts) -> WorkflowGraph:
             edge.count = counts.outside[edge.target]
         elif edge.kind in ("returns", "sends"):
             edge.count = counts.made[edge.source, edge.target]
+    _count_runs(drawn, counts)
     _leave_out_of_reach(drawn)
     return drawn.model_copy(update={"run_id": counts.run_id, "status": counts.status})
+
+
+def _count_runs(drawn: WorkflowGraph, counts: RunCounts) -> None:
+    """Say how many runs each step has begun of a workflow, unless another one of the same name stands beside it."""
+    children = {node.id: node.label for node in drawn.nodes if isinstance(node, WorkflowChildNode)}
+    alike = Counter(children.values())
+    for edge in drawn.edges:
+        name = children.get(edge.target, "")
+        if edge.source not in children and alike[name] == 1:
+            edge.count = counts.ran[edge.source, name]
 
 
 def _leave_out_of_reach(drawn: WorkflowGraph) -> None:
@@ -140,11 +156,12 @@ def _leave_out_of_reach(drawn: WorkflowGraph) -> None:
     todo = [n.id for n in drawn.nodes if isinstance(n, WorkflowStepNode) and n.counts is not None and n.counts.started]
     reached = set(todo)
     for source in todo:
-        further = {edge.target for edge in needs if edge.source == source} - reached
+        further = {edge.target for edge in needs if edge.source == source and edge.count != 0} - reached
         reached |= further
         todo += sorted(further)
     for edge in needs:
-        edge.count = None if edge.source in reached else 0
+        if edge.source not in reached:
+            edge.count = 0
 
 
 def _add_unforeseen(drawn: WorkflowGraph, counts: RunCounts) -> None:

@@ -221,7 +221,8 @@ class WorkflowGraphEdge(BaseModel):
             workflow; "follows" stands for a way through nodes left out.
         many: Whether one invocation may send several events along it.
         is_loop: Whether it closes a cycle: it leads back to what comes before.
-        count: How many events went along it in a run; None where no run is told of, or it cannot be known.
+        count: How many events went along it in a run, or how many runs were begun; None where no run is told of, or it
+            cannot be known.
     """
 
     source: str

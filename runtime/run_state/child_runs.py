@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from greenroom.child_facts import ChildAsked, ChildAwaited, ChildCancelAsked, ForChild
 from greenroom.effects import Answer, Effect, SetTimer
 from greenroom.errors import InputError, WorkflowCancelledByUser, WorkflowRuntimeError
 from greenroom.events import HumanResponseEvent
 from greenroom.facts import (
     BecameQuiet,
-    ChildAsked,
-    ChildAwaited,
-    ChildCancelAsked,
     EventArrived,
     Fact,
-    ForChild,
     Responded,
     RunResumed,
     RunStarted,
@@ -76,6 +73,7 @@ def begin(
         run.outcome = failed_outcome(error)
         child_ended(state, child, now, effects)
         return
+    state.tally.deeds["ran", invocation.spec.name, fact.graph.name] += 1
     apply(state, child, RunStarted(fact.event), now, effects)
 
 
@@ -93,6 +91,7 @@ def take_up(state: RunState, child: Child, fact: ChildAsked, now: float, effects
         return
     run = child.run = old.reopen(fact.run_id, fact.timeout, fact.on_stuck)
     run.origin, run.next_input, run.depth, run.worked = old.origin, old.next_input, state.depth + 1, old.worked
+    run.began_at = old.began_at
     child.lifted, child.closed = run.place, len(run.inputs.closed)
     early, child.early = child.early, []
     apply(state, child, RunResumed(), now, effects)

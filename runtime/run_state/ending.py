@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from greenroom.child_facts import ChildAsked, ChildAwaited, ForChild
 from greenroom.effects import Answer, CancelInvocation, DropTimer, Effect, Finish, SetTimer
 from greenroom.errors import (
     ContextStateError,
@@ -24,8 +25,6 @@ from greenroom.events import (
 from greenroom.facts import (
     Caller,
     CancelAsked,
-    ChildAsked,
-    ChildAwaited,
     CollectAsked,
     Crashed,
     DrainAsked,
@@ -34,7 +33,6 @@ from greenroom.facts import (
     EventWritten,
     Fact,
     Finished,
-    ForChild,
     OnceAsked,
     OnceDone,
     Responded,

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from greenroom.child_facts import ChildAsked, ChildAwaited, ChildCancelAsked, ForChild
 from greenroom.effects import Answer, Effect
 from greenroom.facts import (
     BecameQuiet,
     Caller,
     CancelAsked,
     Carried,
-    ChildAsked,
-    ChildAwaited,
-    ChildCancelAsked,
     CollectAsked,
     Crashed,
     DrainAsked,
@@ -22,7 +20,6 @@ from greenroom.facts import (
     EventWritten,
     Failed,
     Finished,
-    ForChild,
     OnceAsked,
     OnceDone,
     PassivateAsked,

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from greenroom import Context, Event, Handler, StartEvent, StopEvent, Workflow, step
+from greenroom import Context, Event, Handler, InputRequiredEvent, StartEvent, StopEvent, Workflow, aio, step
 from greenroom.representation import StepCounts, WorkflowGraph, WorkflowStepNode
 from greenroom.representation.picture import make_picture
+from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from tests.support import drawn_flows as flows
+from tests.support.drawn_flows import Child
 
 
 def counts(graph: WorkflowGraph) -> dict[str, dict[str, int]]:
@@ -200,15 +202,58 @@ def test_the_graph_of_a_workflow_has_no_counts() -> None:
 
 
 def test_what_only_steps_need_that_were_not_reached_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resource and a workflow that no step came to use have a count of 0; how often others were used is not known."""
+    """A resource and a workflow that no step came to use have a count of 0; of those used only runs are counted."""
     (tmp_path / "app.toml").write_text('[db]\ndatabase = "x"\n')
     monkeypatch.chdir(tmp_path)
     unused = {}
     for flow in (flows.Needs, flows.Parent):
         handler = flow().run()
         handler.result(timeout=30)
-        unused[flow] = [e.target for e in handler.graph().edges if e.kind in ("uses", "runs") and e.count is not None]
-        assert {edge.count for edge in handler.graph().edges if edge.kind in ("uses", "runs")} == {0, None}
-    assert unused == {flows.Needs: ["resource:<lambda>"], flows.Parent: ["workflow:Grandchild"]}
+        counted = {(e.source, e.target): e.count for e in handler.graph().edges if e.kind in ("uses", "runs")}
+        unused[flow] = [way for way, count in counted.items() if count == 0]
+        assert None in counted.values()
+    assert unused == {
+        flows.Needs: [("never", "resource:<lambda>")],
+        flows.Parent: [("two", "workflow:Linear"), ("four", "workflow:Grandchild")],
+    }
     never = next(n for n in make_picture(handler.graph(), None).boxes if n.id == "workflow:Grandchild")
     assert never.tone == "plain"  # another workflow, which was run, runs it as well
+
+
+class Squares(Workflow):
+    """Runs a workflow for each number, and again where a first attempt has failed."""
+
+    @step
+    def begin(self, ctx: Context, ev: StartEvent) -> flows.Draft | None:
+        for n in range(3):
+            ctx.send_event(flows.Draft(text=str(n)))
+        return None
+
+    @step(num_workers=3, retry_policy=retry_policy(wait=wait_fixed(0.0), stop=stop_after_attempt(2)))
+    async def square(self, ctx: aio.Context, ev: flows.Draft) -> flows.Good:
+        await ctx.run(Child(), n=1)
+        if ctx.retry_info().retry_number == 0 and ev.text == "2":
+            raise ValueError("once")
+        return flows.Good()
+
+    @step
+    def end(self, ctx: Context, ev: flows.Good) -> StopEvent | None:
+        return ctx.collect_events(ev, {flows.Good: 3}) and StopEvent(result=ctx.ask(InputRequiredEvent()).response)
+
+
+def test_an_edge_to_another_workflow_counts_the_runs_of_it() -> None:
+    """Those that a step began; of what they run in turn nothing is known. A restored run goes on counting."""
+    workflow = Squares()
+    handler = workflow.run()
+    reach(handler, InputRequiredEvent)
+    before = ways(handler.graph())
+    data = handler.ctx.snapshot()
+    handler.cancel_run()
+    again = workflow.run(ctx=Context.restore(workflow, data))
+    (question,) = again.pending_inputs()
+    again.respond(question.input_id, {"response": "yes"})
+    after = ways(ended(again))
+    for seen in (before, after):
+        assert seen["square", "workflow:Child"] == 3
+        assert seen["workflow:Child", "workflow:Grandchild"] is None
+    assert "3\u00d7" in again.graph().to_svg()

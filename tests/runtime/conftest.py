@@ -33,7 +33,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], R
     if request.param == "memory":
         store = MemoryStore()
         return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db")
+    return lambda: SQLiteStore(tmp_path / "runs.db", poll_interval=0.01)
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from greenroom import StartEvent, StopEvent, WorkflowCancelledByUser, WorkflowStuckError
+from greenroom.child_facts import ForChild
 from greenroom.events import Event, StepState, WorkflowIdleEvent
-from greenroom.facts import EventSent, ForChild
+from greenroom.facts import EventSent
 from greenroom.graph import Graph
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.run_state import all_dead_letters, of_child, read_note

@@ -32,8 +32,9 @@ from greenroom import (
     catch_error,
     step,
 )
+from greenroom.child_facts import ForChild
 from greenroom.document import graphs_within, take_document
-from greenroom.facts import ForChild, OnceDone
+from greenroom.facts import OnceDone
 from greenroom.named import registry_for
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.run_state import RunState

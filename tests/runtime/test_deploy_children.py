@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from greenroom import (
     aio,
     step,
 )
-from greenroom.stores import MemoryStore, RunStore, SQLiteStore
+from greenroom.stores import RunStore
 from tests.runtime.test_deploy import asked, begun, end, faults, flow
 from tests.support.flavours import DEADLINE
 from tests.support.waiting import wait_until
@@ -41,15 +40,6 @@ class Item(Event):
 
 class Late(Event):
     n: int
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db")
 
 
 def tree(changed: str = "", item: type[Event] = Item) -> type[Workflow]:

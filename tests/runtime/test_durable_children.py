@@ -27,7 +27,7 @@ from greenroom.inbox import post_answer, post_event
 from greenroom.named import registry_of
 from greenroom.resources import Resource
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
-from greenroom.stores import MemoryStore, RunStore, SQLiteStore
+from greenroom.stores import RunStore, SQLiteStore
 from tests.support.flavours import DEADLINE, Flavour
 from tests.support.waiting import wait_until
 
@@ -46,15 +46,6 @@ class Tick(Event):
 
 class Poke(Event):
     n: int
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db", poll_interval=0.01)
 
 
 def told(stream: Any) -> list[tuple[str, str]]:

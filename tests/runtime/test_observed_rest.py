@@ -258,8 +258,13 @@ def test_a_run_that_has_waited_for_its_turn_is_not_told_to_have_left(flow: Flavo
     assert not log.open
 
 
-def test_children_leave_with_their_parent(flow: Flavour, tmp_path: Path) -> None:
-    """Before it, and as it does; those that go on with it are told to have come as it has."""
+@pytest.mark.parametrize(
+    ("idle_timeout", "how", "beginning"), [(0.01, "rested", "woken"), (None, "given_back", "recovered")]
+)
+def test_children_leave_with_their_parent(
+    flow: Flavour, tmp_path: Path, idle_timeout: float | None, how: str, beginning: str
+) -> None:
+    """Before it, and as it does; those that go on with it are told to have come as it has, and know when they began."""
     inner = asking(flow)
 
     class Outer(Workflow):
@@ -269,17 +274,25 @@ def test_children_leave_with_their_parent(flow: Flavour, tmp_path: Path) -> None
 
     log, outer = Log(), Outer()
     outer.inner = inner  # type: ignore[attr-defined]
-    with Runtime(store=SQLiteStore(tmp_path / "runs.db"), observers=[log]):
-        outer.run(run_id="r")
-        assert wait_until(lambda: log.waits)
-    assert [line for line in log.lines if line.startswith("run")] == ["run", "run", "run given_back", "run given_back"]
+    with Runtime(store=SQLiteStore(tmp_path / "runs.db"), observers=[log], idle_timeout=idle_timeout):
+        handler = outer.run(run_id="r")
+        assert wait_until(lambda: handler.supervisor is None if idle_timeout else log.waits)
+    assert [line for line in log.lines if line.startswith("run")] == ["run", "run", f"run {how}", f"run {how}"]
     assert log.whose[-1] == "r"
     with Runtime(store=SQLiteStore(tmp_path / "runs.db"), observers=[log]) as runtime:
-        (handler,) = runtime.recover([outer]) or [runtime.get("r")]
+        runtime.recover([outer])
+        again = runtime.get("r")
+        assert again is not None
         answer(runtime, 2)
-        assert handler.result(DEADLINE) == 3
+        assert again.result(DEADLINE) == 3
     begun = [(run.parent is None, run.beginning) for run in log.runs]
-    assert begun == [(True, "started"), (False, "started"), (True, "recovered"), (False, "recovered")]
+    assert begun == [(True, "started"), (False, "started"), (True, beginning), (False, beginning)]
+    # By the journal a run has begun when it was made, which is a moment before its first turn.
+    assert all(back.started_at <= first.started_at for first, back in zip(log.runs[:2], log.runs[2:], strict=True))
+    assert [(wait.end, wait.started_at) for wait in log.waits] == [
+        (how, log.waits[0].started_at),
+        ("answered", log.waits[0].started_at),
+    ]
     assert not log.faults
     assert not log.open
 
@@ -289,7 +302,6 @@ def test_an_observer_that_raises_harms_no_run_that_leaves(flow: Flavour, caplog:
 
     class Bad(Observer):
         def run_started(self, run: RunRecord) -> None:
-            run.carried["bad"] = 1  # type: ignore[assignment]  # what cannot be kept
             raise RuntimeError("no")
 
         def run_left(self, run: RunRecord) -> None:
@@ -308,7 +320,33 @@ def test_an_observer_that_raises_harms_no_run_that_leaves(flow: Flavour, caplog:
     assert "run rested" in before.lines
     complaints = [record.getMessage() for record in caplog.records if record.name == "greenroom.observer"]
     assert sum("run_left() of" in complaint for complaint in complaints) == 1
-    assert any(complaint == "observers can keep only texts with a run, not {'bad': 1}" for complaint in complaints)
+
+
+class Evil:
+    """Cannot be compared or shown."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("no")
+
+    __hash__ = None  # type: ignore[assignment]
+    __repr__ = __eq__  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("carried", [{"n": 1}, {1: "n"}, {"evil": Evil()}, ["n"]])
+def test_what_cannot_be_carried_is_logged_and_harms_no_run(carried: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Only texts are kept: all else might not be read again."""
+
+    class Carries(Observer):
+        def run_started(self, run: RunRecord) -> None:
+            run.carried = carried
+
+    store = MemoryStore()
+    with Runtime(store=store, observers=[Carries()]) as runtime:
+        handler = asking(Flavour("mixed")).run(run_id="r", n=1)
+        answer(runtime, 2)
+        assert handler.result(DEADLINE) == 3
+    (complaint,) = [record.getMessage() for record in caplog.records if record.name == "greenroom.observer"]
+    assert complaint.startswith("what observers carry with a run cannot be kept: ")
 
 
 def test_what_observers_carry_comes_back_with_the_run(make_store: Callable[[], RunStore], durability: Any) -> None:

@@ -8,20 +8,11 @@ import pytest
 
 from greenroom import StartEvent, StopEvent
 from greenroom.checkpoint import dump_checkpoint, load_checkpoint
+from greenroom.child_facts import ChildAsked, ChildAwaited, ForChild
 from greenroom.codec import TypeRegistry
 from greenroom.errors import StepPassivated
 from greenroom.events import Event, HumanResponseEvent, InputRequiredEvent
-from greenroom.facts import (
-    Caller,
-    ChildAsked,
-    ChildAwaited,
-    EventSent,
-    ForChild,
-    PassivateAsked,
-    Recovered,
-    Responded,
-    WaitAsked,
-)
+from greenroom.facts import Caller, EventSent, PassivateAsked, Recovered, Responded, WaitAsked
 from greenroom.graph import Graph
 from greenroom.named import registry_for
 from greenroom.past_graph import PastGraphs

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from greenroom.child_facts import ChildAsked, ChildAwaited, ChildCancelAsked, ForChild
 from greenroom.collect import Gather
 from greenroom.effects import (
     Answer,
@@ -21,9 +22,6 @@ from greenroom.effects import (
 from greenroom.events import Event, StopEvent
 from greenroom.facts import (
     BecameQuiet,
-    ChildAsked,
-    ChildAwaited,
-    ChildCancelAsked,
     CollectAsked,
     EventArrived,
     EventSent,
@@ -31,7 +29,6 @@ from greenroom.facts import (
     Fact,
     Failed,
     Finished,
-    ForChild,
     RunStarted,
     TimerFired,
     TimerKey,
