@@ -758,3 +758,42 @@ def test_an_id_of_a_run_of_another_workflow_is_taken(make_store: Callable[[], Ru
                     WorkflowRuntimeError, match=r"there already, and is of .*\.Talk, not of .*\.Approval"
                 ):
                     Approval().run(run_id=run_id)
+
+
+def test_an_answer_to_a_run_that_has_ended_says_that_it_was_answered(make_store: Callable[[], RunStore]) -> None:
+    """Also in a process that came later: whoever is not sure sends it again, and learns that it counts."""
+    with Runtime(store=make_store()):
+        handler = Approval().run(run_id="one", n=1)
+        input_id = asked(handler)
+        handler.respond(input_id, {"n": 2})
+        handler.result(DEADLINE)
+    with Runtime(store=make_store()) as runtime:
+        again = Approval().run(run_id="one")
+        for respond in (again.respond, runtime.respond):
+            with pytest.raises(InputAnsweredError, match="is no longer asked: it was answered"):
+                respond(input_id, {"n": 2})
+        with pytest.raises(WorkflowRuntimeError, match="'one' cannot go on here: it has ended as completed"):
+            again.send_event(Tick(n=1))
+
+
+def test_an_awaited_answer_to_a_run_that_has_ended_says_that_it_was_answered(
+    make_store: Callable[[], RunStore],
+) -> None:
+    """The same for code that awaits."""
+
+    class Asks(aio.Workflow):
+        @step
+        async def ask(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=(await ctx.ask(Ask(n=1), Answer)).n)
+
+    async def answer() -> None:
+        handler = Asks().run(run_id="one")
+        async for event in handler.stream_events(after=-1):
+            if isinstance(event, Ask):
+                await handler.respond("one:1", {"n": 2})
+        assert await handler == 2
+
+    with Runtime(store=make_store()):
+        asyncio.run(answer())
+    with Runtime(store=make_store()), pytest.raises(InputAnsweredError):
+        asyncio.run(answer())
