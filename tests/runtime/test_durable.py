@@ -43,6 +43,7 @@ from greenroom.inbox import post_answer, post_fields
 from greenroom.named import registry_of
 from greenroom.retry import retry_if_exception_type, retry_policy, stop_after_attempt, wait_fixed
 from greenroom.stores import Commit, MemoryStore, RunStore, SQLiteStore
+from tests.support import durable_flows
 from tests.support.flavours import DEADLINE
 
 
@@ -797,3 +798,25 @@ def test_an_awaited_answer_to_a_run_that_has_ended_says_that_it_was_answered(
         asyncio.run(answer())
     with Runtime(store=make_store()), pytest.raises(InputAnsweredError):
         asyncio.run(answer())
+
+
+def test_what_code_names_by_its_module_is_known(make_store: Callable[[], RunStore]) -> None:
+    """A workflow that a step runs, and an error that it raises, as `billing.Invoice` and `errors.Refused`."""
+
+    class Reviewed(Workflow):
+        @step
+        def review(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            said = ctx.run(durable_flows.Reviews()).result()
+            raise json.JSONDecodeError(said, "", 0)
+
+    with Runtime(store=make_store()):
+        input_id = asked(Reviewed().run(run_id="one"))
+    for _ in range(2):
+        with Runtime(store=make_store()) as runtime:
+            runtime.recover([Reviewed])
+            handler = runtime.get("one")
+            assert handler is not None
+            if not handler.done():
+                handler.respond(input_id, {"ok": True, "due": "2026-01-31"})
+            with pytest.raises(json.JSONDecodeError, match=r"31\.01\.2026"):
+                handler.result(DEADLINE)
