@@ -379,6 +379,43 @@ def test_what_is_no_store_is_refused(store: Any) -> None:
         Runtime(store=store)
 
 
+class Needs(Workflow):
+    """A workflow that is made with something."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    @step
+    def tell(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=self.what)
+
+
+class Forgets(Needs):
+    """A workflow that is not made as it must be."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("workflows", "message"),
+    [
+        (Needs, "takes a list of workflows"),
+        (Needs("a"), "takes a list of workflows"),
+        ([Needs], r"makes Needs\(\) without arguments, and that failed: .* 'what'. Give it an object"),
+        ([Forgets], r"Forgets.__init__ must call super\(\).__init__\(\)"),
+        ([Needs("a"), Needs("b")], "two workflows of the name .*Needs"),
+        (["Needs"], "takes workflows and classes of them, not 'Needs'"),
+        ([dict], "takes workflows and classes of them, not <class 'dict'>"),
+    ],
+)
+def test_what_cannot_be_recovered_is_told(workflows: Any, message: str) -> None:
+    """recover() itself raises, and says what to give it."""
+    with Runtime(store=MemoryStore()) as runtime, pytest.raises(WorkflowRuntimeError, match=message):
+        runtime.recover(workflows)
+
+
 def test_a_cancelled_run_stays_cancelled(make_store: Callable[[], RunStore]) -> None:
     """Somebody's wish, unlike a shutdown, is kept."""
     with Runtime(store=make_store()) as runtime:
