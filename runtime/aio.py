@@ -146,6 +146,8 @@ class Handler(BlockingHandler):
 
     async def respond(self, input_id: str, response: Event | Mapping[str, Any]) -> None:  # type: ignore[override]
         """Answer a question; see `greenroom.Handler.respond`."""
+        if self.has_ended():
+            await asyncio.to_thread(self._refuse_late_answer, input_id)
         question = await self._link.ask_async(Inspect(lambda state: find_question(state, input_id)))
         await self._link.ask_async(Responded(input_id, self._checked_response(question, response)))
 

@@ -348,8 +348,15 @@ class Handler(concurrent.futures.Future[Any]):
 
     def answer_question(self, input_id: str, response: Event | Mapping[str, Any]) -> None:
         """Check an answer and hand it over."""
+        self._refuse_late_answer(input_id)
         fact = Responded(input_id, self._checked_response(self._link.ask(_find(input_id)), response))
         self._link.ask(fact)
+
+    def _refuse_late_answer(self, input_id: str) -> None:
+        """Raise what is wrong with an answer to a run that had ended before this process came to know it."""
+        keeper = self._link.runtime.keeper
+        if keeper is not None and self._link.supervisor is None and self.has_ended():
+            keeper.open_question(input_id)
 
     def _checked_response(self, question: OpenInput, response: Event | Mapping[str, Any]) -> Event:
         now, wall_time = self._link.now(), self._link.runtime.dispatcher.wall_time()

@@ -142,10 +142,14 @@ def _in_calls(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _values_named_in(function: types.FunctionType) -> Iterator[Any]:
-    """Return what a function's code names among its module's globals and in its closure."""
-    for name in set(names_in(function.__code__)):
-        if name in function.__globals__:
-            yield function.__globals__[name]
+    """Return what a function's code names among its module's globals, in modules that it names, and in its closure."""
+    names = set(names_in(function.__code__))
+    for name in names & function.__globals__.keys():
+        value = function.__globals__[name]
+        yield value
+        if type(value) is types.ModuleType:
+            there = vars(value)
+            yield from (there[attribute] for attribute in names & there.keys())
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents

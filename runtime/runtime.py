@@ -267,11 +267,18 @@ class Runtime:
             0 hello
         """
         self.check_usable()
-        made = [workflow() if isinstance(workflow, type) else workflow for workflow in workflows]
-        for workflow in made:
-            if not hasattr(workflow, "workflow_name"):
-                raise WorkflowRuntimeError(f"recover() takes workflows and classes of them, not {workflow!r}")
-        return self._keeper().recover(made)
+        if isinstance(workflows, type) or not isinstance(workflows, Iterable):
+            raise WorkflowRuntimeError(f"recover() takes a list of workflows and classes of them, not {workflows!r}")
+        made: dict[str, Any] = {}
+        for given in workflows:
+            workflow = _made(given)
+            if workflow.workflow_name in made:
+                raise WorkflowRuntimeError(
+                    f"recover() was given two workflows of the name {workflow.workflow_name}: which of them its runs go"
+                    " on with would be a matter of chance; give each a workflow_name of its own"
+                )
+            made[workflow.workflow_name] = workflow
+        return self._keeper().recover(made.values())
 
     def get(self, run_id: str) -> Handler | None:
         """Return the handler of a run: one that goes on here or, with a store, one that rests or has ended there.
@@ -480,6 +487,23 @@ class Runtime:
                 finally:
                     # What hangs in the store hangs on a thread of its own; half a second is enough for the others.
                     self.dispatcher.shutdown(max(0.5, deadline - now()))
+
+
+def _made(given: Any) -> Any:
+    """Return a workflow that is given as an object or as a class."""
+    workflow = given
+    if isinstance(given, type) and hasattr(given, "_class_graph"):
+        try:
+            workflow = given()
+        except TypeError as error:
+            raise WorkflowRuntimeError(
+                f"recover() makes {given.__name__}() without arguments, and that failed: {error}. Give it an object"
+            ) from error
+        if not hasattr(workflow, "workflow_name"):
+            raise WorkflowRuntimeError(f"{given.__name__}.__init__ must call super().__init__()")
+    if not hasattr(workflow, "workflow_name"):
+        raise WorkflowRuntimeError(f"recover() takes workflows and classes of them, not {given!r}")
+    return workflow
 
 
 def check_durability(durability: Any, kept: Durability) -> None:

@@ -262,6 +262,8 @@ class Workflow(GraphOwner):
             run_id = runtime.new_run_id()
         elif not isinstance(run_id, str) or not run_id:
             raise WorkflowRuntimeError(f"run(run_id=...) takes a text that is not empty, not {run_id!r}")
+        elif "\0" in run_id or any("\ud800" <= character <= "\udfff" for character in run_id):
+            raise WorkflowRuntimeError(f"run(run_id=...) takes a text that stores can keep, not {run_id!r}")
         elif runtime.keeper is not None:
             known = self._known_run(runtime.keeper, run_id)
             if known is not None:

@@ -197,7 +197,7 @@ def test_a_run_of_another_process_is_answered(tmp_path: Path) -> None:
     page = (DOCS / "processes.md").read_text()
     (program,) = BLOCK.findall(page)
     (printed,) = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    program = program.replace("orders.db", str(tmp_path / "orders.db"))
+    program = program.replace("shop.db", str(tmp_path / "shop.db"))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == (printed, "")
 

@@ -55,7 +55,7 @@ from greenroom.keeper.takeover import Takeover, Waitable
 from greenroom.log_fields import log_fields
 from greenroom.ports import HasGraph
 from greenroom.run_state import RunState, all_questions
-from greenroom.stores import ENDED, FIRST_FENCE, Commit, NewRun, RunStore
+from greenroom.stores import ENDED, FIRST_FENCE, Commit, InputRow, NewRun, RunStore
 from greenroom.stores.sharing import close_shared, open_shared
 
 if TYPE_CHECKING:
@@ -259,19 +259,28 @@ class RunKeeper:
         """
         return stored_questions(self.store, self._workflows, run_id)
 
+    def open_question(self, input_id: str) -> InputRow | None:
+        """Return a question that is open in the store, or None if there never was one.
+
+        Raises:
+            InputError: If it is closed.
+        """
+        row = self.store.input(str(input_id))
+        if row is not None and row.closed == "expired":
+            raise InputExpiredError(f"question '{input_id}' was given up: nobody had answered in time")
+        if row is not None and row.closed is not None:
+            raise InputAnsweredError(f"question '{input_id}' is no longer asked: it was {row.closed}")
+        return row
+
     def answer(self, input_id: str, response: Event | Mapping[str, Any]) -> bool:
         """Answer a question that is open in the store, wherever its run is; return False if there is no such question.
 
         Raises:
             InputError: If it is closed, or the answer does not fit.
         """
-        row = self.store.input(str(input_id))
+        row = self.open_question(input_id)
         if row is None:
             return False
-        if row.closed == "expired":
-            raise InputExpiredError(f"question '{input_id}' was given up: nobody had answered in time")
-        if row.closed is not None:
-            raise InputAnsweredError(f"question '{input_id}' is no longer asked: it was {row.closed}")
         try:
             handler = self.get(row.run_id)
             if handler is not None:

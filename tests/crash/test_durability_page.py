@@ -137,6 +137,7 @@ CASES: dict[str, list[Case]] = {
         Case(flows.Order, "result() has returned", "pay; charge; mail; ship; = receipt", "= receipt"),
     ],
     "while a run goes to rest, is woken, or is given back": [
+        Case(flows.Waits, "before rest", "wait", "wait; answered 7; slept; = 7", flows.answer),
         Case(flows.Waits, "at rest", "wait", "wait; answered 7; slept; = 7", flows.answer),
     ],
 }

@@ -452,6 +452,8 @@ def test_a_state_that_needs_arguments_is_refused() -> None:
         ({"start_event": Topic}, r"Write begins with Topic; .* was given the class Topic"),
         ({"start_event": Topic(topic="x"), "length": 4}, "a start event or its fields, not both: put length into"),
         ({"topic": "x", "run_id": ""}, r"run\(run_id=...\) takes a text that is not empty, not ''"),
+        ({"topic": "x", "run_id": "a\0"}, r"run\(run_id=...\) takes a text that stores can keep, not 'a"),
+        ({"topic": "x", "run_id": "a\ud800"}, r"run\(run_id=...\) takes a text that stores can keep, not 'a"),
         ({"topic": "x", "run_id": 7}, r"run\(run_id=...\) takes a text that is not empty, not 7"),
     ],
 )

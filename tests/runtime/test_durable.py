@@ -43,6 +43,7 @@ from greenroom.inbox import post_answer, post_fields
 from greenroom.named import registry_of
 from greenroom.retry import retry_if_exception_type, retry_policy, stop_after_attempt, wait_fixed
 from greenroom.stores import Commit, MemoryStore, RunStore, SQLiteStore
+from tests.support import durable_flows
 from tests.support.flavours import DEADLINE
 
 
@@ -376,6 +377,43 @@ def test_what_is_no_store_is_refused(store: Any) -> None:
     """A path is none, nor is the class of a store."""
     with pytest.raises(WorkflowRuntimeError, match=r"Runtime\(store=...\) takes a store, such as SQLiteStore"):
         Runtime(store=store)
+
+
+class Needs(Workflow):
+    """A workflow that is made with something."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    @step
+    def tell(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=self.what)
+
+
+class Forgets(Needs):
+    """A workflow that is not made as it must be."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("workflows", "message"),
+    [
+        (Needs, "takes a list of workflows"),
+        (Needs("a"), "takes a list of workflows"),
+        ([Needs], r"makes Needs\(\) without arguments, and that failed: .* 'what'. Give it an object"),
+        ([Forgets], r"Forgets.__init__ must call super\(\).__init__\(\)"),
+        ([Needs("a"), Needs("b")], "two workflows of the name .*Needs"),
+        (["Needs"], "takes workflows and classes of them, not 'Needs'"),
+        ([dict], "takes workflows and classes of them, not <class 'dict'>"),
+    ],
+)
+def test_what_cannot_be_recovered_is_told(workflows: Any, message: str) -> None:
+    """recover() itself raises, and says what to give it."""
+    with Runtime(store=MemoryStore()) as runtime, pytest.raises(WorkflowRuntimeError, match=message):
+        runtime.recover(workflows)
 
 
 def test_a_cancelled_run_stays_cancelled(make_store: Callable[[], RunStore]) -> None:
@@ -758,3 +796,64 @@ def test_an_id_of_a_run_of_another_workflow_is_taken(make_store: Callable[[], Ru
                     WorkflowRuntimeError, match=r"there already, and is of .*\.Talk, not of .*\.Approval"
                 ):
                     Approval().run(run_id=run_id)
+
+
+def test_an_answer_to_a_run_that_has_ended_says_that_it_was_answered(make_store: Callable[[], RunStore]) -> None:
+    """Also in a process that came later: whoever is not sure sends it again, and learns that it counts."""
+    with Runtime(store=make_store()):
+        handler = Approval().run(run_id="one", n=1)
+        input_id = asked(handler)
+        handler.respond(input_id, {"n": 2})
+        handler.result(DEADLINE)
+    with Runtime(store=make_store()) as runtime:
+        again = Approval().run(run_id="one")
+        for respond in (again.respond, runtime.respond):
+            with pytest.raises(InputAnsweredError, match="is no longer asked: it was answered"):
+                respond(input_id, {"n": 2})
+        with pytest.raises(WorkflowRuntimeError, match="'one' cannot go on here: it has ended as completed"):
+            again.send_event(Tick(n=1))
+
+
+def test_an_awaited_answer_to_a_run_that_has_ended_says_that_it_was_answered(
+    make_store: Callable[[], RunStore],
+) -> None:
+    """The same for code that awaits."""
+
+    class Asks(aio.Workflow):
+        @step
+        async def ask(self, ctx: aio.Context, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=(await ctx.ask(Ask(n=1), Answer)).n)
+
+    async def answer() -> None:
+        handler = Asks().run(run_id="one")
+        async for event in handler.stream_events(after=-1):
+            if isinstance(event, Ask):
+                await handler.respond("one:1", {"n": 2})
+        assert await handler == 2
+
+    with Runtime(store=make_store()):
+        asyncio.run(answer())
+    with Runtime(store=make_store()), pytest.raises(InputAnsweredError):
+        asyncio.run(answer())
+
+
+def test_what_code_names_by_its_module_is_known(make_store: Callable[[], RunStore]) -> None:
+    """A workflow that a step runs, and an error that it raises, as `billing.Invoice` and `errors.Refused`."""
+
+    class Reviewed(Workflow):
+        @step
+        def review(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            said = ctx.run(durable_flows.Reviews()).result()
+            raise json.JSONDecodeError(said, "", 0)
+
+    with Runtime(store=make_store()):
+        input_id = asked(Reviewed().run(run_id="one"))
+    for _ in range(2):
+        with Runtime(store=make_store()) as runtime:
+            runtime.recover([Reviewed])
+            handler = runtime.get("one")
+            assert handler is not None
+            if not handler.done():
+                handler.respond(input_id, {"ok": True, "due": "2026-01-31"})
+            with pytest.raises(json.JSONDecodeError, match=r"31\.01\.2026"):
+                handler.result(DEADLINE)

@@ -33,6 +33,8 @@ from greenroom.resources import Resource
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
 from greenroom.stores import ENDED, Commit, SQLiteStore
 
+RESTS = ("before rest", "at rest")
+
 notes: Path
 dies_at: str | None
 
@@ -295,6 +297,8 @@ class Fatal:
         kinds += ["the end" for commit in commits if commit.status in ENDED]
         for kind in kinds:
             reach(f"before {kind}")
+        if any(commit.release for commit in commits):
+            reach("before rest")
         refused = self._store.commit(commits)
         for kind in kinds:
             reach(f"after {kind}")
@@ -333,7 +337,7 @@ def answer(workflow: Workflow) -> Handler:
     handler = workflow.run(run_id="run")
     wait_for_question(handler)
     reach("asked")
-    if dies_at == "at rest":
+    if dies_at in RESTS:
         signal.pause()
     with suppress(InputAnsweredError):
         handler.respond("run:1", {"n": 7})
@@ -367,7 +371,7 @@ def live(folder: str, flow: type[Workflow], act: Callable[[Workflow], Handler], 
     global notes, dies_at
     notes, dies_at = Path(folder) / "notes", place
     store: Any = Fatal(Path(folder) / "runs.db")
-    with Runtime(store=store, idle_timeout=0.05 if place == "at rest" else 300.0) as runtime:
+    with Runtime(store=store, idle_timeout=0.05 if place in RESTS else 300.0) as runtime:
         workflow = flow()
         runtime.recover([workflow])
         handler = act(workflow)
