@@ -15,6 +15,7 @@ from greenroom.actors.base import PooledActor, Reply
 from greenroom.actors.dispatcher import Dispatcher, Timer, Unlimited
 from greenroom.actors.mailbox import Mailbox
 from greenroom.errors import StoreBusyError, StoreFullError, StoreReadOnlyError, StoreUnavailableError
+from greenroom.log_fields import log_fields
 from greenroom.stores import Commit, RunStore
 
 __all__ = ["CommitAsked", "Committed", "Flush", "JournalActor", "Refused"]
@@ -112,7 +113,8 @@ class _Transaction(Unlimited):
                 except Exception as error:
                     if isinstance(error, _MAY_PASS):
                         raise
-                    logger.exception("the store has failed for run '%s', which is given up here", commit.run_id)
+                    what = "the store has failed for run '%s', which is given up here"
+                    logger.exception(what, commit.run_id, extra=log_fields(commit.run_id))
                     result = failed[commit.run_id] = error
             results.append(result)
         return results

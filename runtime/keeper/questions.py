@@ -10,6 +10,7 @@ from greenroom.codec import TypeRegistry
 from greenroom.errors import ContextSerdeError
 from greenroom.inbox import read_question
 from greenroom.inputs import PendingInput
+from greenroom.log_fields import log_fields
 from greenroom.named import registry_of
 from greenroom.stores import InputRow, RunStore
 
@@ -43,7 +44,8 @@ def stored_questions(
         try:
             yield read_question(row, registries[row.workflow])
         except ContextSerdeError as error:
-            logger.error("question '%s' of run '%s' cannot be read: %s", row.input_id, row.run_id, error)
+            fields = log_fields(row.run_id, row.step)
+            logger.error("question '%s' of run '%s' cannot be read: %s", row.input_id, row.run_id, error, extra=fields)
 
 
 def _rows(store: RunStore, run_id: str | None) -> Iterator[InputRow]:

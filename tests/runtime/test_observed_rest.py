@@ -27,11 +27,10 @@ from greenroom import (
     step,
 )
 from greenroom.errors import LeaseLostError
-from greenroom.keeper import Durability, RunKeeper
 from greenroom.observer import Observer, RunRecord, WaitRecord
 from greenroom.otel import OpenTelemetry
 from greenroom.stores import Commit, MemoryStore, RunStore, SQLiteStore
-from greenroom.testing import SeededRuntime, explore
+from greenroom.testing import SeededRuntime
 from tests.support.flavours import DEADLINE, Flavour
 from tests.support.hearing import Log
 from tests.support.telemetry import Telemetry
@@ -410,35 +409,33 @@ def test_what_befalls_a_run_that_leaves_is_told_in_order_on_every_schedule() -> 
             answer = await ctx.ask(Ask(n=ev.n), Answer)
             return StopEvent(result=answer.n)
 
-    def durable(runtime: SeededRuntime, log: Log, store: MemoryStore) -> None:
-        runtime.keeper = RunKeeper(runtime, store, Durability(bool(runtime.seed % 2), 0.05, 3.0, 15.0, None))
-
-    def leaves(runtime: SeededRuntime) -> None:
-        log = Log()
-        store = MemoryStore(clock=lambda: runtime.dispatcher.wall_time().timestamp())
-        with SeededRuntime(runtime.seed, observers=[log]) as first:
-            durable(first, log, store)
+    for seed in range(60):
+        log, store = Log(), MemoryStore()
+        options: Any = {
+            "store": store,
+            "durability": "sync" if seed % 2 else "async",
+            "idle_timeout": 3.0,
+            "observers": [log],
+        }
+        with SeededRuntime(seed, **options) as first:
             handler = Both().run(run_id="r")
-            first.advance(runtime.seed % 13)
-            first.shutdown(timeout=0.0 if runtime.seed % 3 else None)
-        assert not log.open
-        assert not log.faults
-        assert [run.left for run in log.runs][-1] in ("rested", "given_back")
-        assert handler.exception(0) is not None
-        with SeededRuntime(runtime.seed, observers=[log]) as second:
-            durable(second, log, store)
+            first.advance(seed % 13)
+            first.shutdown(timeout=0.0 if seed % 3 else None)
+        assert not log.open, seed
+        assert not log.faults, seed
+        assert [run.left for run in log.runs][-1] in ("rested", "given_back"), seed
+        assert handler.exception(0) is not None, seed
+        with SeededRuntime(seed, **options) as second:
             second.recover([Both])
             again = second.get("r")
-            assert again is not None
+            assert again is not None, seed
             second.advance(20)
             (question,) = second.pending_inputs()
             second.respond(question.input_id, Answer(n=7))
-            assert again.result() == 7
-        assert not log.open
-        assert not log.faults
-        assert log.lines[-1] == "run completed"
-
-    explore(leaves, seeds=range(60))
+            assert again.result() == 7, seed
+        assert not log.open, seed
+        assert not log.faults, seed
+        assert log.lines[-1] == "run completed", seed
 
 
 # -- OpenTelemetry -----------------------------------------------------------------------------------------------------
@@ -686,10 +683,11 @@ def test_a_run_whose_commit_is_under_way_is_given_back_at_shutdown() -> None:
     """Nobody waits for it, but the store stays open until it is."""
 
     class Held(MemoryStore):
-        let = threading.Event()
+        let, is_asked = threading.Event(), threading.Event()
 
         def commit(self, commits: Any) -> Any:
             if any(commit.opened for commit in commits):
+                self.is_asked.set()
                 assert self.let.wait(DEADLINE)
             return super().commit(commits)
 
@@ -699,7 +697,7 @@ def test_a_run_whose_commit_is_under_way_is_given_back_at_shutdown() -> None:
     workflow._runtime = runtime
     handler = workflow.run(run_id="r", n=1)
     supervisor: Any = handler.supervisor.actor  # type: ignore[union-attr]
-    assert wait_until(lambda: supervisor._held)
+    assert store.is_asked.wait(DEADLINE)
     ending = threading.Thread(target=runtime.shutdown, args=(0.0,))
     ending.start()
     assert wait_until(lambda: supervisor._leaves_with is not None)
