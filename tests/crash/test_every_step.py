@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from greenroom import InputRequiredEvent, Workflow
+from greenroom.actors.ticker import TickNow
 from greenroom.codec import decode
 from greenroom.events import WorkflowCancelledEvent
 from greenroom.named import registry_of
@@ -91,6 +92,7 @@ def run_with_deaths(
                     runtime.run_until_idle()
                     if not handler.done() and not handler.pending_inputs():
                         runtime.advance(1)
+                        runtime.keeper._clock.tell(TickNow())  # A run at rest is woken by its timers, not by a look.
             handler.result()
         if handler is not None:
             # What comes after the death is how it was put down here, and told to nobody.
