@@ -7,22 +7,18 @@ of its bodies counts any more, and whoever waits on it is raised `Died`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import pytest
-
-from greenroom import keeper as keeper_module
 from greenroom.codec import decode
 from greenroom.errors import GreenroomError, StoreError, StoreUnavailableError
 from greenroom.journal import unpack_record
 from greenroom.keeper import Durability, RunKeeper
 from greenroom.stores import Commit, MemoryStore
 from greenroom.testing import SeededRuntime
-
-LONG = 1e7  # Seconds between two ticks of a process: a clock that jumps to what is next jumps to something else.
 
 
 class Died(Exception):
@@ -90,7 +86,7 @@ class World:
         self.dies_at_step: int | None = None
         self.dies_at_commit: int | None = None
         self.time = 1e9
-        self._durability = Durability(is_sync, 0.05, idle_timeout, 3 * LONG, None)
+        self._durability = Durability(is_sync, 0.05, idle_timeout, math.inf, None, poll=math.inf)
         self._runtime: SeededRuntime | None = None
         self._mortal: _Mortal | None = None
 
@@ -134,24 +130,22 @@ class World:
         mortal = self._mortal = _Mortal(self)
         dispatcher._tick = count  # type: ignore[method-assign]
         self._runtime = runtime
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(keeper_module, "POLL_SECONDS", LONG)
-            runtime.keeper = RunKeeper(runtime, mortal, self._durability)  # type: ignore[arg-type]
-            owner = runtime.keeper.lease.owner
-            try:
-                with runtime:
-                    try:
-                        yield runtime
-                    except BaseException:
-                        with suppress(GreenroomError):
-                            runtime.shutdown(0.0)
-                        raise
-            except (Died, GreenroomError):
-                if mortal.alive:
+        runtime.keeper = RunKeeper(runtime, mortal, self._durability)  # type: ignore[arg-type]
+        owner = runtime.keeper.lease.owner
+        try:
+            with runtime:
+                try:
+                    yield runtime
+                except BaseException:
+                    with suppress(GreenroomError):
+                        runtime.shutdown(0.0)
                     raise
-            finally:
-                if not mortal.alive:
-                    self.store.resign(owner)  # as whoever sees that the process is gone does
+        except (Died, GreenroomError):
+            if mortal.alive:
+                raise
+        finally:
+            if not mortal.alive:
+                self.store.resign(owner)  # as whoever sees that the process is gone does
 
     def kill(self) -> None:
         """Have the process die here and now."""
