@@ -135,6 +135,7 @@ def test_processes_that_are_suspended_past_their_lease_do_nothing_again(
             children.append(story.begin(zygote, {}, lease=60.0))
             while children[-1][1] not in story.ready:
                 story.follow_all([children[-1][1]], 0.01)
+            story.resumed |= {ours for _, ours in children[:-1]}
             for pid, _ in children[:-1]:
                 os.kill(pid, signal.SIGCONT)
             assert story.follow_all([ours for _, ours in children], PATIENCE), "a process did not say what became of it"
