@@ -16,6 +16,7 @@ from greenroom.errors import (
     GreenroomError,
     RunExistsError,
     RuntimeShutdownError,
+    StoreError,
     WorkflowRuntimeError,
 )
 from greenroom.events import Event
@@ -82,9 +83,11 @@ def begin(
             except RuntimeShutdownError:
                 runtime.runs.pop(run_id, None)  # The drain may have found it there and ended it.
                 raise
-    except GreenroomError:
+    except GreenroomError as error:
         # Another thread came first by a hair. What the context holds can still be resumed.
         state.apply(CancelAsked(), runtime.run_time())
+        if isinstance(error, StoreError):
+            runtime.check_usable()  # The end of the runtime has closed the store meanwhile.
         raise
     finally:
         if ctx is not None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,21 @@ def test_a_run_ends_as_without_a_store(make_store: Callable[[], RunStore], durab
         row = store.row("one")
         assert row is not None
         assert row.status == "completed"
+
+
+def test_a_run_that_begins_while_the_runtime_ends_is_told_so() -> None:
+    """Not that the store was closed under it, which is none of its caller's business."""
+
+    class Closing(MemoryStore):
+        def commit(self, commits: Sequence[Commit]) -> list[StoreError | None]:
+            if any(commit.new is not None for commit in commits):
+                runtime.shutdown(0.0)
+                raise StoreError("closed")
+            return super().commit(commits)
+
+    runtime = Runtime(store=Closing())
+    with pytest.raises(RuntimeShutdownError):
+        durable_flows.Reviews(runtime=runtime).run(text="x")
 
 
 def test_a_run_is_given_back_at_shutdown_and_goes_on_in_another_process(
