@@ -28,12 +28,17 @@ def telemetry() -> Iterator[Telemetry]:
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db", poll_interval=0.01)
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], RunStore]]:
+    """Returns the same store each time, as another process would open it; all are closed after the test."""
+    memory, made = MemoryStore(), list[RunStore]()
+
+    def make() -> RunStore:
+        made.append(memory if request.param == "memory" else SQLiteStore(tmp_path / "runs.db", poll_interval=0.01))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from greenroom import (
     Workflow,
     step,
 )
-from greenroom.stores import MemoryStore, RunStore, SQLiteStore
+from greenroom.stores import RunStore
 from tests.support.flavours import DEADLINE
 from tests.support.waiting import wait_until
 
@@ -54,15 +53,6 @@ class Inner(Workflow):
     @step
     def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
         return StopEvent(result=ctx.ask(Ask(n=2), Answer).n)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db", poll_interval=0.01)
 
 
 def question(handler: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from greenroom import (
 from greenroom.codec import TypeRegistry, encode
 from greenroom.inbox import fate_of, post_answer, post_event, post_fields
 from greenroom.named import registry_of
-from greenroom.stores import MemoryStore, RunStore, SQLiteStore
+from greenroom.stores import RunStore
 from tests.support.flavours import DEADLINE
 from tests.support.waiting import wait_until
 
@@ -78,15 +77,6 @@ def until(condition: Callable[[], object]) -> None:
 
 def asks() -> Asks:
     return Asks(disable_validation=True)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db", poll_interval=0.01)
 
 
 def open_question(handler: Any, n: int) -> str:
