@@ -151,7 +151,7 @@ class DurableSupervisor(RestingSupervisor):
     """Owns a run, and has the journal keep it.
 
     Attributes:
-        handed: The inbox entries that it was handed. The keeper alone uses it, under its lock.
+        handed: The inbox entries that it was handed. `greenroom.keeper.posted` alone uses it, under its lock.
     """
 
     def __init__(

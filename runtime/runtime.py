@@ -32,6 +32,7 @@ from greenroom.errors import (
     UnknownInputError,
     WorkflowRuntimeError,
 )
+from greenroom.graph import GraphOwner
 from greenroom.keeper import Durability, RunKeeper
 from greenroom.observer import Observer, Observers
 from greenroom.ports import StepPort, current_step
@@ -492,7 +493,7 @@ class Runtime:
 def _made(given: Any) -> Any:
     """Return a workflow that is given as an object or as a class."""
     workflow = given
-    if isinstance(given, type) and hasattr(given, "_class_graph"):
+    if isinstance(given, type) and issubclass(given, GraphOwner):
         try:
             workflow = given()
         except TypeError as error:

@@ -12,13 +12,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 pytest.register_assert_rewrite("tests.support")  # so that what fails there is told in full
 
+from greenroom.stores import MemoryStore, RunStore, SQLiteStore  # noqa: E402
 from tests.support import leaks, postgres  # noqa: E402
 
 # Seconds after a test's time limit, which is raised in the main thread, until the process is ended. A test that blocks
@@ -114,3 +116,17 @@ def leaves_nothing_behind() -> Iterator[None]:
         asyncio_log.removeHandler(loop_errors)
     if left:
         pytest.fail("The test left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], RunStore]]:
+    """Returns the same store each time, as another process would open it; all are closed after the test."""
+    memory, made = MemoryStore(), list[RunStore]()
+
+    def make() -> RunStore:
+        made.append(memory if request.param == "memory" else SQLiteStore(tmp_path / "runs.db", poll_interval=0.01))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()

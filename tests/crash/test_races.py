@@ -33,7 +33,7 @@ from greenroom.inbox import post_event
 from greenroom.named import registry_for
 from greenroom.observer import Observer
 from greenroom.retry import retry_policy, stop_after_attempt, wait_fixed
-from greenroom.stores import MemoryStore, RunStore, SQLiteStore
+from greenroom.stores import RunStore, SQLiteStore
 from tests.support.flavours import DEADLINE
 
 
@@ -82,15 +82,6 @@ class Asks(Workflow):
 
 def counts(**options: Any) -> Counts:
     return Counts(disable_validation=True, on_stuck="wait", **options)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], RunStore]:
-    """Returns the same store each time, as another process would open it."""
-    if request.param == "memory":
-        store = MemoryStore()
-        return lambda: store
-    return lambda: SQLiteStore(tmp_path / "runs.db", poll_interval=0.01)
 
 
 def until(condition: Callable[[], Any]) -> None:
